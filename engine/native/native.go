@@ -1,0 +1,100 @@
+package native
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/tinyrunner/tinyrunner/engine/coder"
+	"github.com/tinyrunner/tinyrunner/engine/flow"
+)
+
+// Source reads an outside system for one transform of one job.
+type Source interface {
+	// Fetch appends elements of a shard to out: whole encoded windowed values (beam:coder:windowed_value:v1 over the element
+	// coder that the plan gives the source's output), about max bytes of them at most, one element at least if there is any.
+	// It waits until there is something, the watermark has moved, or ctx ends; the end of ctx is no error: Fetch then returns
+	// what it has, perhaps nothing.
+	//
+	// Calls for one shard come one after another, calls for different shards may be concurrent. After an error the source
+	// is broken: the job fails, or another source is opened from the committed positions.
+	Fetch(ctx context.Context, shard int, out *flow.Builder, max int64) (Fetched, error)
+	// Close gives up connections and buffers and waits for the source's goroutines. No Fetch is under way or comes later.
+	Close() error
+}
+
+// Fetched says where a shard stands after the elements of a Fetch.
+type Fetched struct {
+	// Position is where the shard reads on after these elements, in a form only the source knows. The engine stores it with
+	// their commit and gives it back in SourceConfig.Positions. The source does not change it later.
+	Position []byte
+	// Watermark is a lower bound, in milliseconds since the epoch, of the timestamps of all later elements of the shard.
+	// It never goes back within a shard's life.
+	Watermark int64
+	// Backlog counts the elements known to wait behind Position; -1: not known. For people and metrics only.
+	Backlog int64
+	// Done: the shard never has elements again. Watermark is then coder.MaxTimestamp.
+	Done bool
+}
+
+// Committer is implemented by sources that want to know how far the job has durably come, for instance to show it to the
+// monitoring of the outside system. The engine calls it from time to time, with one of the positions that Fetch returned.
+type Committer interface {
+	// Committed must not block for longer than it takes to note the position.
+	Committed(shard int, position []byte)
+}
+
+// SourceConfig is what a source is opened with.
+type SourceConfig struct {
+	// Transform is the transform's unique name, for messages.
+	Transform string
+	// Payload of the transform's spec.
+	Payload []byte
+	// Shards is the number of independent readers, one for each slot of the job, >= 1. The source spreads what it reads over them;
+	// a shard may have nothing to read, and is then Done or idle.
+	Shards int
+	// Positions are what Fetch last returned for each shard before the restart; nil for a first start. Their number may
+	// differ from Shards when the job was rescaled.
+	Positions [][]byte
+	// Memory is the most, in bytes, that the source keeps outside the pool for all shards together (read-ahead).
+	Memory int64
+	Logger *slog.Logger
+}
+
+// SourceFactory opens a source. ctx bounds the opening only.
+type SourceFactory func(ctx context.Context, cfg SourceConfig) (Source, error)
+
+// Sink writes to an outside system for one transform of one job.
+type Sink interface {
+	// Write writes all elements of the blocks and returns when the outside system has acknowledged them, or with the first
+	// error; some may have been written then. It does not release the blocks. Calls may be concurrent (one for each slot).
+	Write(ctx context.Context, blocks []*flow.Block) error
+	// Close gives up connections and waits for the sink's goroutines. No Write is under way or comes later.
+	Close() error
+}
+
+// SinkConfig is what a sink is opened with.
+type SinkConfig struct {
+	// Transform is the transform's unique name, for messages.
+	Transform string
+	// Payload of the transform's spec.
+	Payload []byte
+	// Coder reads the elements of the blocks: plan.Collection.Coder of the sink's input.
+	Coder *coder.WindowedValue
+	// Memory is the most, in bytes, that the sink keeps outside the pool (write buffers).
+	Memory int64
+	Logger *slog.Logger
+}
+
+// SinkFactory opens a sink. ctx bounds the opening only.
+type SinkFactory func(ctx context.Context, cfg SinkConfig) (Sink, error)
+
+// Participant is the seam for exactly-once output: a sink that has something outside the snapshot to make final once a
+// checkpoint is durable, for instance a Kafka transaction. No sink implements it yet.
+type Participant interface {
+	// Prepare ends what belongs to the checkpoint so that it can still be committed after a crash, by the token alone.
+	Prepare(ctx context.Context, checkpoint int64) (token []byte, err error)
+	// Commit makes it visible. It may be called again after a crash, and then succeeds or reports that it is gone.
+	Commit(ctx context.Context, checkpoint int64, token []byte) error
+	// Abort drops it.
+	Abort(ctx context.Context, checkpoint int64, token []byte) error
+}
