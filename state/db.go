@@ -1,0 +1,153 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// ErrClosed is returned by operations on a closed DB.
+var ErrClosed = errors.New("state database is closed")
+
+// Options of a database. The zero value works.
+type Options struct {
+	// Cache is shared by the databases of a process and stays the caller's. nil: the database has its own of CacheBytes.
+	Cache *Cache
+	// CacheBytes is the size of the database's own cache. Default 32 MiB.
+	CacheBytes int64
+	// MemTable is the size, in bytes, of what is collected in memory before it becomes a file; up to twice as much is held.
+	// Default 4 MiB: larger ones make fewer files and cost memory per database.
+	MemTable int64
+	// FS is the file system. Default: the operating system's.
+	FS vfs.FS
+	// Logger takes what Pebble has to say: problems, and at debug level its flushes and compactions. Default: nothing is
+	// logged.
+	Logger *slog.Logger
+}
+
+// DB is the state of one job. All methods may be called from any goroutine; see Tx for what a transaction may.
+type DB struct {
+	pdb      *pebble.DB
+	dir      string
+	fs       vfs.FS
+	cache    *Cache
+	ownCache bool
+
+	seq atomic.Uint64 // last sequence of a bag's chunk; the upper bits are the epoch
+
+	use    sync.RWMutex   // protects closed, and active from being waited for while it grows from zero
+	closed bool           // no new operation may begin
+	active sync.WaitGroup // operations that use pdb
+
+	cut sync.RWMutex // a commit holds it for reading, Cut for writing
+
+	memory sync.Mutex // protects queues and holds; taken last
+	queues map[timerClass][]front
+	holds  map[Cell]*holdSet
+
+	cellsMu  sync.Mutex // protects cells and nextCell
+	cells    map[string]Cell
+	nextCell Cell
+
+	background atomic.Pointer[backgroundError]
+}
+
+// backgroundError is why flushes fail at present.
+type backgroundError struct{ err error }
+
+// enter announces the use of pdb until leave.
+func (db *DB) enter() error {
+	db.use.RLock()
+	defer db.use.RUnlock()
+	if db.closed {
+		return ErrClosed
+	}
+	db.active.Add(1)
+	return nil
+}
+
+func (db *DB) leave() { db.active.Done() }
+
+// get returns the committed value of a whole key. The closer must be closed when err is nil.
+func (db *DB) get(key []byte) ([]byte, io.Closer, error) {
+	if err := db.enter(); err != nil {
+		return nil, nil, err
+	}
+	defer db.leave()
+	return db.pdb.Get(key)
+}
+
+// Close waits for operations that are going on, scans included, and closes the database. What was not Cut is lost.
+func (db *DB) Close() error {
+	db.use.Lock()
+	if db.closed {
+		db.use.Unlock()
+		return nil
+	}
+	db.closed = true
+	db.use.Unlock()
+	db.active.Wait()
+	err := db.pdb.Close()
+	if db.ownCache {
+		db.cache.Close()
+	}
+	if err != nil {
+		return fmt.Errorf("close state %s: %w", db.dir, err)
+	}
+	return nil
+}
+
+// Flush writes what is in memory to files. Done shortly before a Cut, it makes the Cut short.
+func (db *DB) Flush() error {
+	if err := db.enter(); err != nil {
+		return err
+	}
+	defer db.leave()
+	if err := db.pdb.Flush(); err != nil {
+		return fmt.Errorf("flush state %s: %w", db.dir, err)
+	}
+	return nil
+}
+
+// Cut makes dir, which must not exist and must be on the same file system, a copy of the database as of now: hard links
+// to immutable files and a few small ones. Commits wait meanwhile. Open takes a Cut or a copy of it.
+func (db *DB) Cut(dir string) error {
+	if err := db.enter(); err != nil {
+		return err
+	}
+	defer db.leave()
+	db.cut.Lock()
+	defer db.cut.Unlock()
+	if err := db.backgroundErr(); err != nil {
+		return fmt.Errorf("cut state to %s: %w", dir, err)
+	}
+	if err := db.writeHolds(); err != nil {
+		return fmt.Errorf("cut state to %s: %w", dir, err)
+	}
+	err := db.pdb.Flush()
+	if err == nil {
+		err = db.pdb.Checkpoint(dir)
+	}
+	err = errors.Join(err, db.dropHolds())
+	if err != nil {
+		return fmt.Errorf("cut state to %s: %w", dir, err)
+	}
+	return nil
+}
+
+// backgroundErr says why data cannot be written to files at present; nil: it can.
+func (db *DB) backgroundErr() error {
+	if b := db.background.Load(); b != nil {
+		return fmt.Errorf("write files in %s: %w", db.dir, b.err)
+	}
+	return nil
+}
+
+// nextSeq returns the sequence of a new chunk: unique, and greater than all that went before.
+func (db *DB) nextSeq() uint64 { return db.seq.Add(1) }

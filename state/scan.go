@@ -1,0 +1,319 @@
+package state
+
+import (
+	"cmp"
+	"fmt"
+	"iter"
+	"slices"
+
+	"github.com/RaduBerinde/btreemap"
+	"github.com/cockroachdb/pebble/v2"
+)
+
+// KV is an entry met by a scan. Both slices are valid until the next step of the loop.
+type KV struct {
+	Suffix []byte
+	Value  []byte
+}
+
+// Scan yields the entries of a cell with lo <= suffix < hi in order, the Tx's own writes included. hi nil: to the end of
+// the cell. The Tx may be written to during the loop; the loop may or may not meet what is written after it began. An
+// error is the last thing yielded.
+func (tx *Tx) Scan(group uint16, cell Cell, lo, hi []byte) iter.Seq2[KV, error] {
+	return func(yield func(KV, error) bool) {
+		klo, khi := scanBounds(group, cell, lo, hi)
+		tx.yieldScan(group, cell, klo, khi, false, yield)
+	}
+}
+
+// ScanPrefix yields the entries whose suffix begins with prefix: a bag's chunks, for instance. See Scan.
+func (tx *Tx) ScanPrefix(group uint16, cell Cell, prefix []byte) iter.Seq2[KV, error] {
+	return func(yield func(KV, error) bool) {
+		klo, khi := prefixBounds(group, cell, prefix)
+		b := tx.bags[string(klo)]
+		tx.yieldScan(group, cell, klo, khi, b != nil && b.cleared, yield)
+	}
+}
+
+// Scan yields committed entries of a cell with lo <= suffix < hi in order; hi nil: to the end of the cell. It sees the
+// database as it was when the loop began.
+func (db *DB) Scan(group uint16, cell Cell, lo, hi []byte) iter.Seq2[KV, error] {
+	return func(yield func(KV, error) bool) {
+		klo, khi := scanBounds(group, cell, lo, hi)
+		(&Tx{db: db}).yieldScan(group, cell, klo, khi, false, yield)
+	}
+}
+
+// ScanPrefix yields the committed entries whose suffix begins with prefix. See Scan.
+func (db *DB) ScanPrefix(group uint16, cell Cell, prefix []byte) iter.Seq2[KV, error] {
+	return func(yield func(KV, error) bool) {
+		klo, khi := prefixBounds(group, cell, prefix)
+		(&Tx{db: db}).yieldScan(group, cell, klo, khi, false, yield)
+	}
+}
+
+func scanBounds(group uint16, cell Cell, lo, hi []byte) (klo, khi []byte) {
+	klo = append(appendPrefix(nil, group, cell), lo...)
+	if hi == nil {
+		return klo, prefixEnd(appendPrefix(nil, group, cell))
+	}
+	return klo, append(appendPrefix(nil, group, cell), hi...)
+}
+
+func prefixBounds(group uint16, cell Cell, prefix []byte) (klo, khi []byte) {
+	klo = append(appendPrefix(nil, group, cell), prefix...)
+	return klo, prefixEnd(slices.Clone(klo))
+}
+
+func (tx *Tx) yieldScan(group uint16, cell Cell, klo, khi []byte, cleared bool, yield func(KV, error) bool) {
+	err := tx.check(group, cell)
+	if err == nil {
+		err = tx.scan(klo, khi, cleared, func(key, value []byte) bool {
+			return yield(KV{Suffix: key[prefixLen:], Value: value}, nil)
+		})
+	}
+	if err != nil {
+		yield(KV{}, fmt.Errorf("scan state: %w", err))
+	}
+}
+
+// scan calls f with the visible entries of [lo, hi) in order until f returns false. cleared: see bag.
+func (tx *Tx) scan(lo, hi []byte, cleared bool, f func(key, value []byte) bool) error {
+	if string(lo) >= string(hi) {
+		return nil
+	}
+	c := cursor{tx: tx, lo: lo, hi: string(hi)}
+	if !cleared {
+		if err := c.open(hi); err != nil {
+			return err
+		}
+		defer c.close()
+	}
+	return c.run(f)
+}
+
+// cursor merges the pending writes of a Tx over the committed entries.
+type cursor struct {
+	tx *Tx
+	lo []byte
+	hi string
+
+	it    *pebble.Iterator // nil: only pending writes
+	valid bool             // it is at an entry
+
+	cur     []byte // copy of pending's key
+	pending *op    // first pending write that was not met yet
+	version int    // of the Tx when pending was looked up
+}
+
+func (c *cursor) open(hi []byte) error {
+	if err := c.tx.db.enter(); err != nil {
+		return err
+	}
+	it, err := c.tx.db.pdb.NewIter(&pebble.IterOptions{LowerBound: c.lo, UpperBound: hi})
+	if err != nil {
+		c.tx.db.leave()
+		return err
+	}
+	c.it = it
+	return nil
+}
+
+func (c *cursor) close() {
+	c.it.Close()
+	c.tx.db.leave()
+}
+
+func (c *cursor) run(f func(key, value []byte) bool) error {
+	if c.it != nil {
+		c.valid = c.it.First()
+		c.skipHidden()
+	}
+	c.lookup(btreemap.GE(string(c.lo)))
+	for {
+		switch {
+		case !c.valid && c.pending == nil:
+			if c.it != nil {
+				return c.it.Error()
+			}
+			return nil
+		case c.pending == nil || (c.valid && string(c.it.Key()) < c.pending.key):
+			value, err := c.it.ValueAndErr()
+			if err != nil {
+				return err
+			}
+			if !f(c.it.Key(), value) {
+				return nil
+			}
+			c.follow(c.it.Key())
+			c.valid = c.it.Next()
+			c.skipHidden()
+		default:
+			o := c.pending
+			if c.valid && string(c.it.Key()) == o.key {
+				c.valid = c.it.Next()
+				c.skipHidden()
+			}
+			c.cur = append(c.cur[:0], o.key...)
+			if !o.del && !f(c.cur, o.value) {
+				return nil
+			}
+			c.lookup(btreemap.GT(o.key))
+		}
+	}
+}
+
+// skipHidden moves the iterator over ranges that the Tx deleted.
+func (c *cursor) skipHidden() {
+	for c.valid {
+		end, hidden := c.tx.ranges.find(c.it.Key())
+		if !hidden {
+			return
+		}
+		c.valid = c.it.SeekGE([]byte(end))
+	}
+}
+
+// lookup finds the first pending write from a place on.
+func (c *cursor) lookup(from btreemap.LowerBound[string]) {
+	c.pending, c.version = nil, c.tx.version
+	if len(c.tx.ops) == 0 {
+		return
+	}
+	c.tx.buildIndex()
+	for _, o := range c.tx.index.Ascend(from, btreemap.LT(c.hi)) {
+		c.pending = o
+		return
+	}
+}
+
+// follow looks pending up again when the loop's body wrote to the Tx.
+func (c *cursor) follow(key []byte) {
+	if c.version != c.tx.version {
+		c.lookup(btreemap.GT(string(key)))
+	}
+}
+
+const indexDegree = 32
+
+func (tx *Tx) buildIndex() {
+	if tx.index != nil {
+		return
+	}
+	tx.index = btreemap.New[string, *op](indexDegree, cmp.Compare[string])
+	for k, o := range tx.ops {
+		tx.index.ReplaceOrInsert(k, o)
+	}
+}
+
+// maxPointDeletes is up to how many committed entries are deleted one by one. Range tombstones are small but slow every
+// read of their memtable, and bags of a key are cleared by the thousand.
+const maxPointDeletes = 32
+
+// DeletePrefix removes all entries whose suffix begins with prefix: a whole bag, or all bags of a key. It reads a few
+// keys of the range.
+func (tx *Tx) DeletePrefix(group uint16, cell Cell, prefix []byte) error {
+	if err := tx.check(group, cell); err != nil {
+		return fmt.Errorf("delete state: %w", err)
+	}
+	lo, hi := prefixBounds(group, cell, prefix)
+	b := tx.bag(string(lo))
+	if b.cleared {
+		tx.removePending(lo, hi)
+	} else if err := tx.deleteRange(lo, hi); err != nil {
+		return fmt.Errorf("delete state: %w", err)
+	}
+	*b = bag{cleared: true, fresh: true}
+	return nil
+}
+
+// DeleteRange removes the entries of a cell with lo <= suffix < hi; hi nil: to the end of the cell.
+func (tx *Tx) DeleteRange(group uint16, cell Cell, lo, hi []byte) error {
+	if err := tx.check(group, cell); err != nil {
+		return fmt.Errorf("delete state: %w", err)
+	}
+	klo, khi := scanBounds(group, cell, lo, hi)
+	if err := tx.deleteRange(klo, khi); err != nil {
+		return fmt.Errorf("delete state: %w", err)
+	}
+	return nil
+}
+
+// pendingIn returns the ops of [lo, hi).
+func (tx *Tx) pendingIn(lo, hi []byte) []*op {
+	if len(tx.ops) == 0 {
+		return nil
+	}
+	tx.buildIndex()
+	var out []*op
+	for _, o := range tx.index.Ascend(btreemap.GE(string(lo)), btreemap.LT(string(hi))) {
+		out = append(out, o)
+	}
+	return out
+}
+
+func (tx *Tx) removePending(lo, hi []byte) {
+	for _, o := range tx.pendingIn(lo, hi) {
+		tx.remove(o)
+	}
+}
+
+func (tx *Tx) deleteRange(lo, hi []byte) error {
+	if string(lo) >= string(hi) {
+		return nil
+	}
+	tx.removePending(lo, hi)
+	var keys [][]byte
+	err := tx.scan(lo, hi, false, func(key, _ []byte) bool {
+		keys = append(keys, slices.Clone(key))
+		return len(keys) <= maxPointDeletes
+	})
+	if err != nil {
+		return err
+	}
+	if len(keys) <= maxPointDeletes {
+		for _, k := range keys {
+			tx.put(k, true).del = true
+		}
+		return nil
+	}
+	for _, o := range tx.pendingIn(lo, hi) {
+		tx.forget(o)
+	}
+	tx.ranges.add(string(lo), string(hi))
+	tx.size += int64(len(lo) + len(hi))
+	return nil
+}
+
+// keyRange is [lo, hi) of whole keys.
+type keyRange struct{ lo, hi string }
+
+// rangeSet is a set of disjoint ranges in order.
+type rangeSet struct{ list []keyRange }
+
+// add puts a range into the set, joining those that it overlaps or touches.
+func (s *rangeSet) add(lo, hi string) {
+	i, _ := slices.BinarySearchFunc(s.list, lo, func(r keyRange, k string) int { return cmp.Compare(r.hi, k) })
+	j := i
+	for j < len(s.list) && s.list[j].lo <= hi {
+		lo, hi = min(lo, s.list[j].lo), max(hi, s.list[j].hi)
+		j++
+	}
+	s.list = slices.Replace(s.list, i, j, keyRange{lo, hi})
+}
+
+// find returns the end of the range that the key is in.
+func (s *rangeSet) find(key []byte) (end string, ok bool) {
+	if len(s.list) == 0 {
+		return "", false
+	}
+	k := string(key)
+	i, found := slices.BinarySearchFunc(s.list, k, func(r keyRange, k string) int { return cmp.Compare(r.lo, k) })
+	if !found {
+		i--
+	}
+	if i < 0 || s.list[i].hi <= k {
+		return "", false
+	}
+	return s.list[i].hi, true
+}
