@@ -82,7 +82,8 @@ func TestParseHeader(t *testing.T) {
 			if !slices.Equal(windows, test.windows) {
 				t.Errorf("windows %x, want %x", windows, test.windows)
 			}
-			if again := AppendRawHeader(nil, h.Timestamp, h.NumWindows, h.Windows, h.PaneBytes); !slices.Equal(again, b[:h.ValueOffset]) {
+			again := AppendRawHeader(nil, h.Timestamp, h.NumWindows, h.Windows, h.PaneBytes)
+			if !slices.Equal(again, b[:h.ValueOffset]) {
 				t.Errorf("AppendRawHeader = %x, want %x", again, b[:h.ValueOffset])
 			}
 			if n, err := w.Skip(b); n != len(b) || err != nil {
