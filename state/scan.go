@@ -28,10 +28,15 @@ func (tx *Tx) Scan(group uint16, cell Cell, lo, hi []byte) iter.Seq2[KV, error] 
 
 // ScanPrefix yields the entries whose suffix begins with prefix: a bag's chunks, for instance. See Scan.
 func (tx *Tx) ScanPrefix(group uint16, cell Cell, prefix []byte) iter.Seq2[KV, error] {
+	return tx.ScanPrefixFrom(group, cell, prefix, nil)
+}
+
+// ScanPrefixFrom is ScanPrefix without the entries before suffix prefix+from: it goes on where an earlier scan ended.
+func (tx *Tx) ScanPrefixFrom(group uint16, cell Cell, prefix, from []byte) iter.Seq2[KV, error] {
 	return func(yield func(KV, error) bool) {
 		klo, khi := prefixBounds(group, cell, prefix)
 		b := tx.bags[string(klo)]
-		tx.yieldScan(group, cell, klo, khi, b != nil && b.cleared, yield)
+		tx.yieldScan(group, cell, append(klo, from...), khi, b != nil && b.cleared, yield)
 	}
 }
 
@@ -46,9 +51,14 @@ func (db *DB) Scan(group uint16, cell Cell, lo, hi []byte) iter.Seq2[KV, error] 
 
 // ScanPrefix yields the committed entries whose suffix begins with prefix. See Scan.
 func (db *DB) ScanPrefix(group uint16, cell Cell, prefix []byte) iter.Seq2[KV, error] {
+	return db.ScanPrefixFrom(group, cell, prefix, nil)
+}
+
+// ScanPrefixFrom is ScanPrefix without the entries before suffix prefix+from.
+func (db *DB) ScanPrefixFrom(group uint16, cell Cell, prefix, from []byte) iter.Seq2[KV, error] {
 	return func(yield func(KV, error) bool) {
 		klo, khi := prefixBounds(group, cell, prefix)
-		(&Tx{db: db}).yieldScan(group, cell, klo, khi, false, yield)
+		(&Tx{db: db}).yieldScan(group, cell, append(klo, from...), khi, false, yield)
 	}
 }
 
