@@ -1,0 +1,264 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+
+	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/tinyrunner/tinyrunner/engine/plan"
+)
+
+// maxMessages bounds a job's history: a never-ending job with a chatty DoFn must not grow.
+const maxMessages = 1000
+
+// Job is one submitted pipeline. Goroutine safe.
+type Job struct {
+	spec    JobSpec
+	plan    *plan.Plan
+	created time.Time
+	log     *slog.Logger
+	metrics metrics
+
+	cancelRun context.CancelCauseFunc // ends the execution
+	done      chan struct{}           // closed after the terminal state was set and everything was released
+
+	mu      sync.Mutex // guards the rest
+	state   jobpb.JobState_Enum
+	events  []Event // oldest messages are dropped beyond maxMessages, state changes never
+	dropped int     // how many events were dropped from the front
+	changed chan struct{}
+	err     error
+	exec    *execution // nil before and after the run
+	last    Overview   // taken when the run ended
+	nextMsg int
+}
+
+var errCancelled = errors.New("the job was cancelled")
+
+func newJob(spec JobSpec, p *plan.Plan, log *slog.Logger) *Job {
+	j := &Job{
+		spec: spec, plan: p, created: time.Now(), log: log.With("job", spec.ID),
+		done: make(chan struct{}), changed: make(chan struct{}),
+	}
+	j.setState(jobpb.JobState_STARTING)
+	return j
+}
+
+// ID is the job's id, unique in the cluster.
+func (j *Job) ID() string { return j.spec.ID }
+
+// Name is the name the submitter chose; several jobs may share it.
+func (j *Job) Name() string { return j.spec.Name }
+
+// Created is when the job was submitted.
+func (j *Job) Created() time.Time { return j.created }
+
+// Pipeline is the pipeline as it was submitted. Callers must not change it.
+func (j *Job) Pipeline() *pipepb.Pipeline { return j.spec.Pipeline }
+
+// Options are the pipeline options as they were submitted; may be nil.
+func (j *Job) Options() *structpb.Struct { return j.spec.Options }
+
+// Plan is the plan the job runs. Callers must not change it.
+func (j *Job) Plan() *plan.Plan { return j.plan }
+
+// State is the job's current state.
+func (j *Job) State() jobpb.JobState_Enum {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.state
+}
+
+// Err is why the job failed; nil unless State is FAILED.
+func (j *Job) Err() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.err
+}
+
+// Done is closed when the job has ended and released everything.
+func (j *Job) Done() <-chan struct{} { return j.done }
+
+// Wait returns the terminal state and, for FAILED, the reason; or the context's error when that ends first.
+func (j *Job) Wait(ctx context.Context) (jobpb.JobState_Enum, error) {
+	select {
+	case <-j.done:
+		return j.State(), j.Err()
+	case <-ctx.Done():
+		return j.State(), ctx.Err()
+	}
+}
+
+// Events yields every state change and the newest messages from the job's beginning on, then what comes, and ends after the
+// terminal state. The error is the context's.
+func (j *Job) Events(ctx context.Context) iter.Seq2[Event, error] {
+	return func(yield func(Event, error) bool) {
+		at := 0
+		for {
+			j.mu.Lock()
+			at = max(at, j.dropped)
+			batch := j.events[at-j.dropped:]
+			ended, changed := terminal(j.state), j.changed
+			j.mu.Unlock()
+			for _, e := range batch {
+				if !yield(e, nil) {
+					return
+				}
+			}
+			at += len(batch)
+			if len(batch) > 0 {
+				continue
+			}
+			if ended {
+				return
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				yield(Event{}, ctx.Err())
+				return
+			}
+		}
+	}
+}
+
+// Metrics returns the monitoring infos of committed bundles, and of all bundles that ran, failed ones included.
+func (j *Job) Metrics() (attempted, committed []*pipepb.MonitoringInfo) { return j.metrics.snapshot() }
+
+// Cancel ends the job without draining it. It does nothing to a job that has ended.
+func (j *Job) Cancel() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if terminal(j.state) {
+		return
+	}
+	j.setStateLocked(jobpb.JobState_CANCELLING)
+	if j.cancelRun != nil {
+		j.cancelRun(errCancelled)
+	}
+}
+
+// Drain stops the sources, truncates restrictions, and lets the job end with everything processed.
+func (j *Job) Drain() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if terminal(j.state) || j.exec == nil {
+		return fmt.Errorf("drain job %s: it is %s, only a running job can be drained", j.spec.ID, j.state)
+	}
+	j.setStateLocked(jobpb.JobState_DRAINING)
+	j.exec.drain()
+	return nil
+}
+
+// Overview tells what the job is doing now, or did when it ended.
+func (j *Job) Overview() Overview {
+	j.mu.Lock()
+	x, o, st := j.exec, j.last, j.state
+	j.mu.Unlock()
+	if x != nil {
+		o = x.overview()
+	}
+	o.State = st
+	return o
+}
+
+// message appends a message for the job's subscribers.
+func (j *Job) message(imp jobpb.JobMessage_MessageImportance, text string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.nextMsg++
+	j.publish(Event{Time: time.Now(), Message: &Message{ID: strconv.Itoa(j.nextMsg), Importance: imp, Text: text}})
+}
+
+func (j *Job) setState(s jobpb.JobState_Enum) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.setStateLocked(s)
+}
+
+// setStateLocked publishes a new state. Nothing leaves a terminal state. REQUIRES: j.mu.
+func (j *Job) setStateLocked(s jobpb.JobState_Enum) {
+	if s == j.state || terminal(j.state) || j.state == jobpb.JobState_CANCELLING && !terminal(s) {
+		return
+	}
+	j.state = s
+	j.publish(Event{Time: time.Now(), State: s})
+	j.log.Info("job state", "state", s)
+}
+
+// publish REQUIRES: j.mu.
+func (j *Job) publish(e Event) {
+	j.events = append(j.events, e)
+	if len(j.events) > 2*maxMessages {
+		j.trim()
+	}
+	close(j.changed)
+	j.changed = make(chan struct{})
+}
+
+// trim drops old messages. State changes are few and stay: they move behind the dropped part, order kept.
+func (j *Job) trim() {
+	cut := len(j.events) - maxMessages
+	var kept []Event
+	for _, e := range j.events[:cut] {
+		if e.Message == nil {
+			kept = append(kept, e)
+		}
+	}
+	j.dropped += cut - len(kept)
+	j.events = append(kept, j.events[cut:]...)
+}
+
+// start is called by the execution when it begins to run.
+func (j *Job) start(x *execution) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.exec = x
+	j.setStateLocked(jobpb.JobState_RUNNING)
+}
+
+// finish sets the terminal state that belongs to the execution's outcome.
+func (j *Job) finish(err error, drained bool) {
+	j.mu.Lock()
+	cancelled := j.state == jobpb.JobState_CANCELLING
+	if x := j.exec; x != nil {
+		j.mu.Unlock()
+		o := x.overview()
+		j.mu.Lock()
+		j.last, j.exec = o, nil
+	}
+	j.mu.Unlock()
+	switch {
+	case cancelled || errors.Is(err, errCancelled):
+		j.setState(jobpb.JobState_CANCELLED)
+	case err != nil:
+		j.mu.Lock()
+		j.err = err
+		j.mu.Unlock()
+		j.log.Error("job failed", "error", err)
+		j.message(jobpb.JobMessage_JOB_MESSAGE_ERROR, err.Error())
+		j.setState(jobpb.JobState_FAILED)
+	case drained:
+		j.setState(jobpb.JobState_DRAINED)
+	default:
+		j.setState(jobpb.JobState_DONE)
+	}
+	close(j.done)
+}
+
+func terminal(s jobpb.JobState_Enum) bool {
+	switch s {
+	case jobpb.JobState_DONE, jobpb.JobState_FAILED, jobpb.JobState_CANCELLED, jobpb.JobState_DRAINED, jobpb.JobState_UPDATED:
+		return true
+	}
+	return false
+}

@@ -1,0 +1,238 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/tinyrunner/tinyrunner/engine/coder"
+	"github.com/tinyrunner/tinyrunner/engine/flow"
+	"github.com/tinyrunner/tinyrunner/engine/native"
+	"github.com/tinyrunner/tinyrunner/engine/plan"
+	"github.com/tinyrunner/tinyrunner/state"
+)
+
+// newOperator makes what a stage runs.
+func (x *execution) newOperator(s *stage) (operator, error) {
+	switch s.plan.Kind {
+	case plan.User:
+		return newUserOp(s)
+	case plan.Impulse:
+		return &impulseOp{s: s}, nil
+	case plan.GroupByKey:
+		return newGroupOp(s)
+	case plan.Source:
+		return newSourceOp(s)
+	case plan.Sink:
+		return &sinkOp{s: s}, nil
+	case plan.TestStream:
+		return newTestStreamOp(s)
+	}
+	return nil, fmt.Errorf("stage kind %v is not known to the engine", s.plan.Kind)
+}
+
+// base has the answers of an operator that only processes its queue.
+type base struct{}
+
+func (base) open(context.Context) error { return nil }
+func (base) close() error               { return nil }
+func (base) hold() int64                { return coder.MaxTimestamp }
+func (base) idle() bool                 { return true }
+func (base) waits() bool                { return false }
+
+// impulseOp emits one empty byte string in the global window at the beginning of time.
+type impulseOp struct {
+	base
+	s    *stage
+	done bool // guarded by execution.mu
+	busy bool
+}
+
+func (o *impulseOp) hold() int64 {
+	if o.done {
+		return coder.MaxTimestamp
+	}
+	return coder.MinTimestamp
+}
+
+func (o *impulseOp) idle() bool { return o.done }
+
+func (o *impulseOp) next(slot int) *work {
+	if o.done || o.busy {
+		return nil
+	}
+	o.busy = true
+	return o.s.newWork(slot, rooted)
+}
+
+func (o *impulseOp) run(_ context.Context, w *work) error {
+	elem := coder.AppendHeader(nil, coder.MinTimestamp, 1, nil, coder.NoFiring())
+	elem = coder.AppendBytes(elem, nil)
+	w.onCommit = append(w.onCommit, func() { o.done = true })
+	return w.out.emit(elem, coder.MinTimestamp, nil)
+}
+
+// eachElement calls f for each element of the blocks.
+func eachElement(blocks []*flow.Block, f func(elem []byte) error) error {
+	for _, b := range blocks {
+		d, err := b.Data()
+		if err != nil {
+			return err
+		}
+		for i := range d.Len() {
+			if err := f(d.Element(i)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// sourceOp reads a runner-native source: slot i reads shard i. Each fetch commits its elements and its position together.
+type sourceOp struct {
+	base
+	s    *stage
+	src  native.Source
+	cell state.Cell
+	// by shard, guarded by execution.mu:
+	wm      []int64
+	done    []bool
+	backlog []int64
+}
+
+// fetchWait bounds how long a fetch waits for elements, and so how long a slot of a source sleeps.
+const fetchWait = 200 * time.Millisecond
+
+// sourceMemory is what a source may read ahead.
+const sourceMemory = 16 << 20
+
+func newSourceOp(s *stage) (*sourceOp, error) {
+	n := s.x.cfg.Slots
+	o := &sourceOp{s: s, wm: make([]int64, n), done: make([]bool, n), backlog: make([]int64, n)}
+	for i := range n {
+		o.wm[i] = coder.MinTimestamp
+	}
+	cell, err := s.x.db.Cell("source\x00" + s.name)
+	o.cell = cell
+	return o, err
+}
+
+func (o *sourceOp) open(ctx context.Context) error {
+	x := o.s.x
+	tx := x.db.Begin()
+	defer tx.Discard()
+	var positions [][]byte
+	for i := range x.cfg.Slots {
+		p, ok, err := tx.Get(0, o.cell, []byte{byte(i >> 8), byte(i)})
+		if err != nil {
+			return fmt.Errorf("read position of shard %d: %w", i, err)
+		}
+		if ok {
+			positions = append(positions, p)
+		}
+	}
+	src, err := x.cfg.Sources[o.s.plan.Spec.GetUrn()](ctx, native.SourceConfig{
+		Transform: o.s.name, Payload: o.s.plan.Spec.GetPayload(), Shards: x.cfg.Slots, Positions: positions,
+		Memory: sourceMemory, Logger: x.log,
+	})
+	o.src = src
+	return err
+}
+
+func (o *sourceOp) close() error {
+	if o.src == nil {
+		return nil
+	}
+	return o.src.Close()
+}
+
+func (o *sourceOp) hold() int64 {
+	if o.s.x.draining {
+		return coder.MaxTimestamp
+	}
+	wm := coder.MaxTimestamp
+	for _, w := range o.wm {
+		wm = min(wm, w)
+	}
+	return wm
+}
+
+func (o *sourceOp) idle() bool {
+	for _, d := range o.done {
+		if !d && !o.s.x.draining {
+			return false
+		}
+	}
+	return true
+}
+
+func (o *sourceOp) waits() bool { return true }
+
+func (o *sourceOp) next(slot int) *work {
+	if o.done[slot] || o.s.x.draining {
+		return nil
+	}
+	w := o.s.newWork(slot, rooted)
+	w.hold = o.wm[slot]
+	return w
+}
+
+func (o *sourceOp) run(ctx context.Context, w *work) error {
+	fctx, cancel := context.WithTimeout(ctx, fetchWait)
+	defer cancel()
+	x := o.s.x
+	out := x.cfg.Pool.NewBuilder()
+	got, err := o.src.Fetch(fctx, w.slot, out, x.cfg.MaxBundleBytes)
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		out.Discard()
+		return err
+	}
+	if err := w.out.emitBlocks(out); err != nil {
+		return err
+	}
+	if err := w.begin().Set(0, o.cell, []byte{byte(w.slot >> 8), byte(w.slot)}, got.Position); err != nil {
+		return err
+	}
+	w.onCommit = append(w.onCommit, func() {
+		o.wm[w.slot] = max(o.wm[w.slot], got.Watermark)
+		o.done[w.slot] = got.Done
+		o.backlog[w.slot] = got.Backlog
+	})
+	return nil
+}
+
+// sinkOp hands blocks to a runner-native sink.
+type sinkOp struct {
+	base
+	s    *stage
+	sink native.Sink
+}
+
+// sinkMemory bounds a sink's write buffers.
+const sinkMemory = 16 << 20
+
+func (o *sinkOp) open(ctx context.Context) error {
+	sink, err := o.s.x.cfg.Sinks[o.s.plan.Spec.GetUrn()](ctx, native.SinkConfig{
+		Transform: o.s.name, Payload: o.s.plan.Spec.GetPayload(), Coder: o.s.in.Coder, Memory: sinkMemory, Logger: o.s.x.log,
+	})
+	o.sink = sink
+	return err
+}
+
+func (o *sinkOp) close() error {
+	if o.sink == nil {
+		return nil
+	}
+	return o.sink.Close()
+}
+
+func (o *sinkOp) waits() bool { return true }
+
+func (o *sinkOp) next(slot int) *work {
+	return o.s.take(slot, o.s.queue(slot), o.s.x.cfg.MaxBundleElements)
+}
+
+func (o *sinkOp) run(ctx context.Context, w *work) error { return o.sink.Write(ctx, w.blocks) }

@@ -1,0 +1,56 @@
+package engine
+
+import (
+	"time"
+
+	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
+)
+
+// Overview is what a job is doing, for people and monitoring.
+type Overview struct {
+	State  jobpb.JobState_Enum
+	Stages []StageOverview
+}
+
+// StageOverview tells of one stage. Counters are of committed bundles since the job started.
+type StageOverview struct {
+	Name                            string
+	Kind                            string
+	InputWatermark, OutputWatermark int64 // ms since the epoch
+	QueuedElements                  int
+	QueuedBytes                     int64
+	RunningBundles                  int
+	ElementsIn, ElementsOut         int64
+	BytesIn, BytesOut               int64
+	Bundles, FailedBundles, Splits  int64
+	DroppedLate                     int64
+	Busy                            time.Duration // sum over bundles
+	// Backlog is what a source knows to be waiting outside; -1: unknown or no source.
+	Backlog int64
+}
+
+func (x *execution) overview() Overview {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var o Overview
+	for _, s := range x.stages {
+		so := StageOverview{
+			Name: s.name, Kind: "SideInput", InputWatermark: s.inputWM, OutputWatermark: s.outputWM,
+			QueuedElements: s.queued(), QueuedBytes: s.queuedBytes(), RunningBundles: len(s.active),
+			ElementsIn: s.stats.ElementsIn, ElementsOut: s.stats.ElementsOut, BytesIn: s.stats.BytesIn, BytesOut: s.stats.BytesOut,
+			Bundles: s.stats.Bundles, FailedBundles: s.stats.Failures, Splits: s.stats.Splits, DroppedLate: s.stats.Dropped,
+			Busy: s.stats.Busy, Backlog: -1,
+		}
+		if s.plan != nil {
+			so.Kind = s.plan.Kind.String()
+		}
+		if src, ok := s.op.(*sourceOp); ok {
+			so.Backlog = 0
+			for _, b := range src.backlog {
+				so.Backlog += max(b, 0)
+			}
+		}
+		o.Stages = append(o.Stages, so)
+	}
+	return o
+}
