@@ -51,6 +51,17 @@ type scratch struct {
 	read flow.Data
 }
 
+// reset empties it, and lets go of what an uncommonly large element needed.
+func (s *scratch) reset() {
+	if cap(s.data) > 2*maxChunk {
+		s.data = nil
+	}
+	if cap(s.read.Bytes) > 2*maxChunk {
+		s.read = flow.Data{}
+	}
+	s.data = s.data[:0]
+}
+
 // next builds the next message in buf, or returns nil if there is none; more says whether another one follows.
 func (in *input) next(buf *scratch) (msg *fnpb.Elements, more bool, err error) {
 	in.mu.Lock()
@@ -83,7 +94,7 @@ func (in *input) next(buf *scratch) (msg *fnpb.Elements, more bool, err error) {
 
 // dataLocked adds the next blocks to msg.
 func (in *input) dataLocked(msg *fnpb.Elements, buf *scratch) error {
-	buf.data = buf.data[:0]
+	buf.reset()
 	for in.block < len(in.b.Input) {
 		k := in.b.Input[in.block]
 		if len(buf.data) > 0 && len(buf.data)+int(k.Size()) > in.chunk {
