@@ -2,16 +2,19 @@ package jobapi
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"google.golang.org/protobuf/proto"
@@ -26,24 +29,32 @@ const (
 )
 
 // Artifacts are the staged files of one job: a directory of its own, with files named by number (never by what a client
-// sent). They are written by one goroutine during staging and only read afterwards.
+// sent). Goroutine safe.
 type Artifacts struct {
-	dir   string
-	files map[string]struct{} // absolute paths
+	dir string
+
+	mu    sync.Mutex
+	files map[string]struct{} // absolute paths of complete files; guarded by mu
 }
 
-// Open opens a staged artifact as the rewritten pipeline names it. Only files of this job are ever opened, whatever
-// path the caller gives.
-func (a *Artifacts) Open(info *pipepb.ArtifactInformation) (io.ReadCloser, error) {
-	if info.GetTypeUrn() != urnFile {
-		return nil, fmt.Errorf("open %s: type %s was not staged", describe(info), info.GetTypeUrn())
-	}
+// Resolve returns the artifacts as they are: the pipeline already names the staged files.
+func (a *Artifacts) Resolve(_ context.Context, artifacts []*pipepb.ArtifactInformation) ([]*pipepb.ArtifactInformation, error) {
+	return artifacts, nil
+}
+
+// Open opens a staged artifact as the rewritten pipeline names it. Only files of this job are ever opened, whatever path
+// the caller gives; anything else is an error that wraps fs.ErrNotExist.
+func (a *Artifacts) Open(_ context.Context, info *pipepb.ArtifactInformation) (io.ReadCloser, error) {
 	var f pipepb.ArtifactFilePayload
-	if err := proto.Unmarshal(info.GetTypePayload(), &f); err != nil {
-		return nil, fmt.Errorf("open artifact: malformed file payload: %w", err)
+	if info.GetTypeUrn() != urnFile || proto.Unmarshal(info.GetTypePayload(), &f) != nil {
+		return nil, fmt.Errorf("open %s: %w: its type is %q, staged files have %q", describe(info), fs.ErrNotExist, info.GetTypeUrn(), urnFile)
 	}
-	if _, ok := a.files[f.GetPath()]; !ok {
-		return nil, fmt.Errorf("open %s: not among the %d staged artifacts of this job", describe(info), len(a.files))
+	a.mu.Lock()
+	_, ok := a.files[f.GetPath()]
+	n := len(a.files)
+	a.mu.Unlock()
+	if !ok {
+		return nil, fmt.Errorf("open %s: %w among the %d staged artifacts of this job", describe(info), fs.ErrNotExist, n)
 	}
 	file, err := os.Open(f.GetPath())
 	if err != nil {
@@ -53,12 +64,14 @@ func (a *Artifacts) Open(info *pipepb.ArtifactInformation) (io.ReadCloser, error
 }
 
 // add writes what fetch produces to a new file and returns the artifact that stands for it. The file is complete and
-// its hash is the declared one, or it does not exist.
+// its hash is the declared one, or it does not exist. One goroutine at a time stages.
 func (a *Artifacts) add(info *pipepb.ArtifactInformation, fetch func(io.Writer) error) (*pipepb.ArtifactInformation, error) {
 	if err := os.MkdirAll(a.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create artifact directory: %w", err)
 	}
+	a.mu.Lock()
 	name := filepath.Join(a.dir, strconv.Itoa(len(a.files)))
+	a.mu.Unlock()
 	sum, err := writeFile(name, fetch)
 	if err != nil {
 		return nil, err
@@ -68,7 +81,9 @@ func (a *Artifacts) add(info *pipepb.ArtifactInformation, fetch func(io.Writer) 
 			describe(info), errHash, sum, want)
 		return nil, errors.Join(err, os.Remove(name))
 	}
+	a.mu.Lock()
 	a.files[name] = struct{}{}
+	a.mu.Unlock()
 	payload, err := proto.Marshal(&pipepb.ArtifactFilePayload{Path: name, Sha256: sum})
 	if err != nil {
 		return nil, fmt.Errorf("encode file payload: %w", err)
@@ -80,7 +95,9 @@ func (a *Artifacts) add(info *pipepb.ArtifactInformation, fetch func(io.Writer) 
 
 // clear removes every file.
 func (a *Artifacts) clear() error {
-	a.files = make(map[string]struct{})
+	a.mu.Lock()
+	clear(a.files)
+	a.mu.Unlock()
 	if err := os.RemoveAll(a.dir); err != nil {
 		return fmt.Errorf("remove artifacts: %w", err)
 	}

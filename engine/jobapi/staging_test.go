@@ -167,7 +167,7 @@ func TestStaging(t *testing.T) {
 	envs := job.Pipeline().GetComponents().GetEnvironments()
 	for i, want := range []string{"content of a", "", "inline"} {
 		dep := envs["py"].GetDependencies()[i]
-		r, err := job.spec.Artifacts.Open(dep)
+		r, err := job.spec.Artifacts.Open(t.Context(), dep)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -182,7 +182,8 @@ func TestStaging(t *testing.T) {
 	if !proto.Equal(envs["go"].GetDependencies()[0], envs["py"].GetDependencies()[0]) {
 		t.Error("the shared artifact was staged twice")
 	}
-	if _, err := job.spec.Artifacts.Open(file("/etc/passwd", "x")); err == nil || err.Error() != `open artifact "x": not among the 3 staged artifacts of this job` {
+	_, err = job.spec.Artifacts.Open(t.Context(), file("/etc/passwd", "x"))
+	if !errors.Is(err, fs.ErrNotExist) || err.Error() != `open artifact "x": file does not exist among the 3 staged artifacts of this job` {
 		t.Errorf("a file that was never staged: %v", err)
 	}
 	job.state(jobpb.JobState_DONE)

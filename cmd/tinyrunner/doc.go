@@ -1,0 +1,14 @@
+// Command tinyrunner runs Apache Beam pipelines in one process.
+//
+// The commands:
+//
+//	serve    a mini-cluster that accepts jobs over Beam's Job API
+//	run      one job: a program that submits to a server of its own, or a pipeline from a file
+//	plan     prints how a pipeline would be executed
+//	version  prints versions
+//
+// Started with flags and no command it serves, so that it can stand in for Beam's Prism binary.
+//
+// Files: main.go (exit codes, signals), command.go (the commands), settings.go (every flag), server.go (what is wired to
+// what, start and stop), adapter.go (the engine as packages jobapi and web see it), submit.go (run a pipeline file).
+package main

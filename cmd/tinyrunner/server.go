@@ -1,0 +1,302 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/tinyrunner/tinyrunner/engine"
+	"github.com/tinyrunner/tinyrunner/engine/flow"
+	"github.com/tinyrunner/tinyrunner/engine/fnapi"
+	"github.com/tinyrunner/tinyrunner/engine/jobapi"
+	"github.com/tinyrunner/tinyrunner/state"
+	"github.com/tinyrunner/tinyrunner/web"
+)
+
+const (
+	// maxParallelism is the number of key groups of every job, as Flink's default.
+	maxParallelism = 128
+	// stopGrace is how long open calls may take to end once their jobs have.
+	stopGrace = 2 * time.Second
+	// gcPercent trades CPU for memory: a job's garbage is mostly short-lived, and half the heap is enough room for it.
+	gcPercent = 50
+	// outsideGo is what the process needs besides what Go's memory limit covers: the binary's own pages, above all.
+	outsideGo = 40 << 20
+)
+
+// server is everything that serve starts. Its parts are made by newServer, which leaves nothing behind when it fails, and
+// end in run.
+type server struct {
+	settings *settings
+	log      *slog.Logger
+	dir      string
+
+	cluster *engine.Cluster
+	jobs    *jobapi.Service
+	workers *fnapi.Server
+
+	jobs4, workers4, web4 net.Listener // web4 is nil without HTTP
+	jobServer             *grpc.Server
+	workerServer          *grpc.Server
+	webServer             *http.Server
+
+	cleanup []func() error // in the order of making; run in reverse
+}
+
+// newServer opens directories and ports and wires all parts. Nothing is served until run.
+func newServer(s *settings, log *slog.Logger) (_ *server, err error) {
+	srv := &server{settings: s, log: log}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, srv.close())
+		}
+	}()
+	debug.SetGCPercent(gcPercent)
+	debug.SetMemoryLimit(int64(s.memory) - outsideGo)
+	for _, step := range []func() error{srv.openDir, srv.openPorts, srv.makeCluster, srv.makeServices, srv.writePorts} {
+		if err := step(); err != nil {
+			return nil, err
+		}
+	}
+	return srv, nil
+}
+
+func (s *server) onClose(f func() error) { s.cleanup = append(s.cleanup, f) }
+
+func (s *server) close() error {
+	var errs []error
+	for _, f := range slices.Backward(s.cleanup) {
+		errs = append(errs, f())
+	}
+	s.cleanup = nil
+	return errors.Join(errs...)
+}
+
+// openDir makes the data directory, and sure that no other process uses it.
+func (s *server) openDir() error {
+	s.dir = s.settings.dataDir
+	if s.dir == "" {
+		dir, err := os.MkdirTemp("", "tinyrunner-")
+		if err != nil {
+			return usage("cannot make a data directory: %w: name one with --data_dir", err)
+		}
+		s.dir = dir
+		s.onClose(func() error { return os.RemoveAll(dir) })
+	}
+	dir, err := filepath.Abs(s.dir)
+	if err != nil {
+		return fmt.Errorf("find data directory: %w", err)
+	}
+	s.dir = dir
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return usage("cannot use the data directory: %w: name one that this user may write with --data_dir", err)
+	}
+	lock, err := vfs.Default.Lock(filepath.Join(s.dir, "LOCK"))
+	if errors.Is(err, syscall.EAGAIN) {
+		return usage("cannot use the data directory %s: another tinyrunner uses it: name a different one with --data_dir", s.dir)
+	}
+	if err != nil {
+		return usage("cannot use the data directory: %w: name one that this user may write with --data_dir", err)
+	}
+	s.onClose(lock.Close)
+	return nil
+}
+
+func (s *server) openPorts() (err error) {
+	if s.jobs4, err = s.listen("job_port", s.settings.jobPort); err != nil {
+		return err
+	}
+	if s.workers4, err = s.listen("worker_port", s.settings.workerPort); err != nil {
+		return err
+	}
+	if s.settings.serveHTTP {
+		s.web4, err = s.listen("http_port", s.settings.webPort)
+	}
+	return err
+}
+
+func (s *server) listen(flag string, port int) (net.Listener, error) {
+	l, err := net.Listen("tcp", net.JoinHostPort(s.settings.host, strconv.Itoa(port)))
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, usage("port %d (--%s) is in use: stop the process that has it, or let --%s=0 choose a free one", port, flag, flag)
+	case err != nil:
+		return nil, usage("cannot listen for --%s: %w: choose another --host or --%s", flag, err, flag)
+	}
+	s.onClose(func() error {
+		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	})
+	return l, nil
+}
+
+// address is how others reach a listener of this process.
+func (s *server) address(l net.Listener) string {
+	host := s.settings.advertise
+	if host == "" {
+		host = s.settings.host
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		if name, err := os.Hostname(); err == nil {
+			host = name
+		}
+	}
+	return net.JoinHostPort(host, strconv.Itoa(portOf(l)))
+}
+
+func portOf(l net.Listener) int {
+	if l == nil {
+		return 0
+	}
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// jobEndpoint is where this machine's own programs reach the Job API.
+func (s *server) jobEndpoint() string { return s.address(s.jobs4) }
+
+func (s *server) makeCluster() error {
+	pool, err := flow.NewPool(int64(s.settings.bufferPool), filepath.Join(s.dir, "spill"))
+	if err != nil {
+		return usage("cannot use the data directory: %w: name one that this user may write with --data_dir", err)
+	}
+	s.onClose(pool.Close)
+	cache := state.NewCache(int64(s.settings.memory) / 4)
+	s.onClose(func() error { cache.Close(); return nil })
+	s.workers = fnapi.NewServer(fnapi.Config{Logger: s.log, Endpoint: s.address(s.workers4), WorkerWait: s.settings.workerWait})
+	s.cluster, err = engine.New(engine.Config{
+		DataDir: s.dir, Pool: pool, Cache: cache, Slots: s.settings.slots, MaxParallelism: maxParallelism,
+		Sources: sources(), Sinks: sinks(), Logger: s.log,
+	})
+	if err != nil {
+		return fmt.Errorf("make cluster: %w", err)
+	}
+	s.onClose(s.cluster.Close)
+	if s.web4 == nil {
+		return nil
+	}
+	handler, err := web.NewHandler(web.Config{
+		Cluster: webCluster{s.cluster, pool, maxParallelism}, Revision: versions().revision, Logger: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	s.webServer = &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+	return nil
+}
+
+func (s *server) makeServices() (err error) {
+	s.jobs, err = jobapi.New(jobapi.Config{
+		Engine: jobEngine{s.cluster, s.workers, s.log}, Dir: filepath.Join(s.dir, "artifacts"), Endpoint: s.address(s.jobs4), Logger: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	s.onClose(s.jobs.Close)
+	s.jobServer = grpc.NewServer(jobapi.ServerOptions(s.log)...)
+	s.jobs.Register(s.jobServer)
+	s.workerServer = grpc.NewServer(fnapi.ServerOptions()...)
+	s.workers.Register(s.workerServer)
+	return nil
+}
+
+// writePorts tells scripts which ports were chosen. All of them listen by now.
+func (s *server) writePorts() error {
+	data, err := json.Marshal(map[string]int{
+		"job_port": portOf(s.jobs4), "worker_port": portOf(s.workers4), "http_port": portOf(s.web4),
+	})
+	if err != nil {
+		return fmt.Errorf("encode ports: %w", err)
+	}
+	name := filepath.Join(s.dir, "ports.json")
+	if err := os.WriteFile(name+".tmp", append(data, '\n'), 0o600); err != nil {
+		return fmt.Errorf("write ports: %w", err)
+	}
+	if err := os.Rename(name+".tmp", name); err != nil {
+		return fmt.Errorf("write ports: %w", err)
+	}
+	s.onClose(func() error {
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	})
+	return nil
+}
+
+// errIdle ends a server that had nothing to do for long enough.
+var errIdle = errors.New("idle")
+
+// run serves until ctx ends or the server was idle for too long, then cancels the jobs and releases everything.
+func (s *server) run(ctx context.Context) error {
+	s.log.Info("tinyrunner is ready", "job_endpoint", s.address(s.jobs4), "worker_endpoint", s.address(s.workers4),
+		"http_port", portOf(s.web4), "data_dir", s.dir, "slots", s.cluster.Slots(), "memory", s.settings.memory.String())
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.jobServer.Serve(s.jobs4) })
+	g.Go(func() error { return s.workerServer.Serve(s.workers4) })
+	if s.webServer != nil {
+		g.Go(func() error {
+			if err := s.webServer.Serve(s.web4); !errors.Is(err, http.ErrServerClosed) {
+				return err
+			}
+			return nil
+		})
+	}
+	if idle := s.settings.idleShutdown; idle > 0 {
+		g.Go(func() error {
+			if s.jobs.WaitIdle(ctx, idle) != nil {
+				return nil // stopped before
+			}
+			s.log.Info("no job for a while: exiting", "idle_shutdown_timeout", idle)
+			return errIdle
+		})
+	}
+	g.Go(func() error {
+		<-ctx.Done()
+		return s.stop()
+	})
+	err := g.Wait()
+	if errors.Is(err, errIdle) {
+		err = nil
+	}
+	return errors.Join(err, s.close())
+}
+
+// stop ends jobs first, so that the streams of their clients end with a state and not with a broken connection.
+func (s *server) stop() error {
+	s.log.Info("stopping", "jobs", len(s.cluster.Jobs()))
+	err := s.cluster.Close()
+	ended := make(chan struct{})
+	go func() {
+		s.jobServer.GracefulStop()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(stopGrace):
+		s.jobServer.Stop()
+		<-ended
+	}
+	s.workerServer.Stop()
+	if s.webServer != nil {
+		err = errors.Join(err, s.webServer.Close())
+	}
+	return err
+}
