@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -18,8 +19,11 @@ import (
 	"github.com/twmb/franz-go/pkg/sasl/scram"
 )
 
-// reachTimeout bounds how long opening waits for a first answer of any broker.
-const reachTimeout = 30 * time.Second
+const (
+	reachTimeout = 30 * time.Second // for a first answer of any broker
+	reachAgain   = 300 * time.Millisecond
+	metadataAge  = 500 * time.Millisecond
+)
 
 // options are what every client of a connection has.
 func (c *Connection) options(log *slog.Logger) ([]kgo.Opt, error) {
@@ -27,6 +31,8 @@ func (c *Connection) options(log *slog.Logger) ([]kgo.Opt, error) {
 		kgo.SeedBrokers(c.Brokers...),
 		kgo.ClientID("tinyrunner"),
 		kgo.WithLogger(&logger{log}),
+		// A partition that has moved is found again within this time; the default of 5 s is a long stall.
+		kgo.MetadataMinAge(metadataAge),
 	}
 	if c.TLS != nil {
 		cfg, err := c.TLS.config()
@@ -84,14 +90,26 @@ func (s *SASL) option() (kgo.Opt, error) {
 	}
 }
 
-// reach waits until a broker answers, so that a wrong address or password is told at once and by its name.
-func (c *Connection) reach(ctx context.Context, cl *kgo.Client) error {
+// reach waits until a broker answers, for at most reachTimeout: runner and broker may start in any order. What waiting does
+// not repair (a wrong password) is told at once.
+func (c *Connection) reach(ctx context.Context, cl *kgo.Client, log *slog.Logger) error {
 	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
 	defer cancel()
-	if err := cl.Ping(ctx); err != nil {
-		return c.explain(err)
+	for waited := false; ; waited = true {
+		err := cl.Ping(ctx)
+		var dial *net.OpError
+		if err == nil || ctx.Err() != nil || !errors.As(err, &dial) {
+			return err
+		}
+		if !waited {
+			log.Warn("kafka: no broker answers yet, waiting", "brokers", c.Brokers, "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(reachAgain):
+		}
 	}
-	return nil
 }
 
 // explain adds what to do to an error of the client.
@@ -113,8 +131,8 @@ func (c *Connection) explain(err error) error {
 		remedy = "raise max.message.bytes of the topic or write smaller records"
 	case isTLS(err):
 		remedy = "check the tls settings, and that the port speaks TLS"
-	case errors.Is(err, context.DeadlineExceeded):
-		remedy = "no broker answered in time: check the address, and that the runner can reach it"
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, new(*net.OpError)):
+		remedy = "no broker answered: check the address, and that the runner can reach it"
 	case kgo.IsRetryableBrokerErr(err):
 		remedy = "check that the address is a broker, and whether it wants TLS or SASL"
 	default:

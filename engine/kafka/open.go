@@ -50,8 +50,8 @@ func openSource(ctx context.Context, cfg native.SourceConfig) (*source, error) {
 		return nil, err
 	}
 	defer scout.Close()
-	if err := rc.reach(ctx, scout); err != nil {
-		return nil, err
+	if err := rc.reach(ctx, scout, cfg.Logger); err != nil {
+		return nil, rc.explain(err)
 	}
 	parts, brokers, err := (&opener{&rc, kadm.NewClient(scout)}).partitions(ctx, saved)
 	if err != nil {

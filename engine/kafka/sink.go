@@ -2,12 +2,16 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
+	"math"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/tinyrunner/tinyrunner/engine/coder"
 	"github.com/tinyrunner/tinyrunner/engine/flow"
@@ -22,6 +26,10 @@ type sink struct {
 	coder     *coder.WindowedValue
 	client    *kgo.Client
 	chunks    chan *chunk // free ones
+	// room is the memory of chunks, in bytes. The client's own limits are not used: what waits for them is cancelled together
+	// with records of other Writes.
+	room  *semaphore.Weighted
+	limit int64
 }
 
 var _ native.Sink = (*sink)(nil)
@@ -60,15 +68,16 @@ func openSink(ctx context.Context, cfg native.SinkConfig) (*sink, error) {
 		kgo.ProducerLinger(time.Duration(wc.Linger)*time.Millisecond),
 		// Keys go where Java's default partitioner puts them (murmur2); records without a key fill one batch after another.
 		kgo.RecordPartitioner(kgo.UniformBytesPartitioner(64<<10, true, true, nil)),
-		// Half for bytes, half for what a record takes besides them.
-		kgo.MaxBufferedBytes(int(memory/2)),
-		kgo.MaxBufferedRecords(int(max(1000, memory/2/recordOverhead))),
+		kgo.MaxBufferedRecords(math.MaxInt32),
 	)...)
 	if err != nil {
 		return nil, err
 	}
-	s := &sink{config: wc, transform: cfg.Transform, coder: cfg.Coder, client: client, chunks: make(chan *chunk, 16)}
-	if err := s.check(ctx); err != nil {
+	s := &sink{
+		config: wc, transform: cfg.Transform, coder: cfg.Coder, client: client,
+		chunks: make(chan *chunk, 16), room: semaphore.NewWeighted(memory), limit: memory,
+	}
+	if err := s.check(ctx, cfg.Logger); err != nil {
 		client.Close()
 		return nil, wc.explain(err)
 	}
@@ -92,10 +101,8 @@ func checkElements(c *coder.WindowedValue, f Format) error {
 }
 
 // check waits for a broker and looks whether the topic is there.
-func (s *sink) check(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
-	defer cancel()
-	if err := s.client.Ping(ctx); err != nil {
+func (s *sink) check(ctx context.Context, log *slog.Logger) error {
+	if err := s.config.reach(ctx, s.client, log); err != nil {
 		return err
 	}
 	if s.config.Topic == "" {
@@ -118,54 +125,52 @@ func (s *sink) check(ctx context.Context) error {
 // Write implements native.Sink.
 //
 // Keys and values are copied: after an error the caller may release the blocks at once, while a request that still names
-// them is on its way.
+// them is on its way. What has been handed to the client before an error is not taken back.
 func (s *sink) Write(ctx context.Context, blocks []*flow.Block) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // gives up what is buffered when Write returns early
 	f := newFlight()
-	var scratch flow.Data
-	for _, b := range blocks {
-		data, err := b.ReadInto(&scratch)
-		if err != nil {
-			return fmt.Errorf("write to kafka %s: %w", s.transform, err)
-		}
-		if err := s.produce(ctx, f, data, b.Size()); err != nil {
-			return fmt.Errorf("write to kafka %s: %w", s.transform, err)
-		}
+	if err := s.launch(ctx, f, blocks); err != nil {
+		return fmt.Errorf("write to kafka %s: %w", s.transform, err)
 	}
-	f.add(-1)
 	select {
 	case <-f.done:
 	case <-f.failed:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if f.err != nil {
+	select {
+	case <-f.failed:
 		return fmt.Errorf("write to kafka %s: %w", s.transform, s.config.explain(f.err))
-	}
-	return nil
-}
-
-// produce hands one block's records to the client; it blocks while the client's buffer is full.
-func (s *sink) produce(ctx context.Context, f *flight, data flow.Data, size int64) error {
-	if data.Len() == 0 {
+	default:
 		return nil
 	}
-	c := s.chunk()
-	c.reset(f, data.Len(), size)
-	for i := range data.Len() {
-		if err := s.record(c, data.Element(i)); err != nil {
-			return fmt.Errorf("element %d of block: %w", i, err)
-		}
-	}
-	f.add(1)
-	for i := range c.records {
+}
+
+// launch hands the blocks to the client; it waits while there is no room, and stops at the first error, also of a record
+// on its way: that one is left to Write.
+func (s *sink) launch(ctx context.Context, f *flight, blocks []*flow.Block) error {
+	defer f.add(-1)
+	var scratch flow.Data
+	for _, b := range blocks {
 		select {
 		case <-f.failed:
-			return nil // Write finds the error
+			return nil
 		default:
 		}
-		s.client.Produce(ctx, &c.records[i], c.promise)
+		data, err := b.ReadInto(&scratch)
+		if err != nil {
+			return err
+		}
+		c, err := s.chunk(ctx, data.Len(), b.Size())
+		if err != nil {
+			return err
+		}
+		for i := range data.Len() {
+			if err := s.record(c, data.Element(i)); err != nil {
+				s.free(c)
+				return fmt.Errorf("element %d of block: %w", i, err)
+			}
+		}
+		s.produce(f, c)
 	}
 	return nil
 }
@@ -222,7 +227,7 @@ func (s *sink) full(c *chunk, r *kgo.Record, body []byte) error {
 	}
 	if r.Topic == "" {
 		if r.Topic = in.Topic; in.Topic == "" {
-			return fmt.Errorf("record names no topic, and the transform has none either")
+			return errors.New("record names no topic, and the transform has none either")
 		}
 	}
 	if !in.Timestamp.IsZero() {
