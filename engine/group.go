@@ -119,7 +119,7 @@ func (o *groupOp) add(w *work) error {
 		if !known {
 			keys = append(keys, string(key))
 		}
-		byKey[string(key)] = append(batch, window.Element{Windows: h.Windows, Timestamp: h.Timestamp, Value: value})
+		byKey[string(key)] = append(batch, window.Element{NumWindows: h.NumWindows, Windows: h.Windows, Timestamp: h.Timestamp, Value: value})
 		return nil
 	})
 	if err != nil {
