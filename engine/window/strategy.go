@@ -117,8 +117,11 @@ func expiry(end, lateness int64) int64 {
 // IsDefault tells whether the strategy is the one that pipelines begin with: global windows with the default trigger and without
 // lateness.
 func IsDefault(ws *pipepb.WindowingStrategy) bool {
-	trigger := ws.GetTrigger()
-	return ws.GetWindowFn().GetUrn() == globalURN && (trigger == nil || trigger.GetDefault() != nil) && ws.GetAllowedLateness() == 0
+	switch ws.GetTrigger().GetTrigger().(type) {
+	case nil, *pipepb.Trigger_Default_:
+		return ws.GetWindowFn().GetUrn() == globalURN && ws.GetAllowedLateness() == 0
+	}
+	return false
 }
 
 // ForSDK returns the strategy as the SDK that wrote it means it; env is the strategy's environment. The Python SDK always writes

@@ -322,9 +322,7 @@ func (n *node) element(now now, s *triggerState, merging bool) {
 		return
 	}
 	for _, sub := range n.subs {
-		if merging || !s.bit(sub.finished) {
-			sub.element(now, s, merging)
-		}
+		sub.element(now, s, merging)
 	}
 }
 
