@@ -9,8 +9,6 @@ import (
 	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-
-	"github.com/tinyrunner/tinyrunner/engine/bundle"
 )
 
 // serveControl owns the control stream: the worker is connected while it runs.
@@ -98,19 +96,12 @@ func (w *Worker) finish() {
 	w.checkQuiet()
 }
 
-// streamEnded decides what the end of a data or state stream means. A stream that its client closed while no bundle runs
-// is merely closed; in any other case bundles miss what it would have carried, and SDKs do not recover: the worker is
-// lost.
+// streamEnded handles the end of a data or state stream. SDKs keep theirs as long as they live and do not recover one, so
+// the worker is lost, unless it was told to wind up.
 func (w *Worker) streamEnded(name string, err error) error {
 	select {
 	case <-w.ending:
-		return nil
 	default:
-	}
-	w.mu.Lock()
-	idle := len(w.runs) == 0
-	w.mu.Unlock()
-	if !idle || !errors.Is(err, io.EOF) {
 		w.lose(fmt.Errorf("its %s stream ended: %w", name, streamError(err)))
 	}
 	return nil
@@ -144,6 +135,11 @@ func (w *Worker) respond(resp *fnpb.InstructionResponse) {
 		c <- resp // has room for the one response
 	}
 }
+
+// refusedError is an SDK's error response to an instruction that is not a bundle.
+type refusedError struct{ worker, message string }
+
+func (e *refusedError) Error() string { return e.worker + " answered: " + e.message }
 
 // send queues an instruction on the control stream.
 func (w *Worker) send(ctx context.Context, req *fnpb.InstructionRequest) error {
@@ -180,7 +176,7 @@ func (w *Worker) call(ctx context.Context, req *fnpb.InstructionRequest) (*fnpb.
 	select {
 	case resp := <-c:
 		if resp.GetError() != "" {
-			return nil, &bundle.UserError{Worker: w.id, Message: resp.GetError()}
+			return nil, &refusedError{worker: w.id, message: resp.GetError()}
 		}
 		return resp, nil
 	case <-ctx.Done():

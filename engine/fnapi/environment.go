@@ -15,9 +15,13 @@ import (
 // closeGrace is how long a harness may take to wind up after its control stream was ended, before it is stopped.
 const closeGrace = 300 * time.Millisecond
 
-// maxFruitless is how many harnesses in a row may be lost without having answered a single bundle. More of them mean that
-// the bundle kills its harness (or the harness cannot work at all) and would kill the next one too.
-const maxFruitless = 10
+// maxFruitless is how many harnesses in a row may be lost without having answered a single bundle, though they had some to
+// process or were lost within briefLife. More of them mean that a bundle kills its harness, or that harnesses cannot work
+// at all, and that the next one will fare no better.
+const (
+	maxFruitless = 10
+	briefLife    = 10 * time.Second
+)
 
 // EnvironmentConfig says what an environment's harnesses are and what they are given.
 type EnvironmentConfig struct {

@@ -43,11 +43,23 @@ func choose(id string, env *pipepb.Environment) (*pipepb.Environment, error) {
 	var urns []string
 	for _, e := range any.GetEnvironments() {
 		if e.GetUrn() == urnExternal {
-			return e, nil
+			return completed(e, env), nil
 		}
 		urns = append(urns, e.GetUrn())
 	}
 	return nil, fmt.Errorf("environment %q offers %v, none of which can run here: %s", id, urns, useOther)
+}
+
+// completed returns e with the capabilities and dependencies of the AnyOf that it is part of, unless it has its own.
+func completed(e, outer *pipepb.Environment) *pipepb.Environment {
+	e = proto.CloneOf(e)
+	if len(e.GetCapabilities()) == 0 {
+		e.Capabilities = outer.GetCapabilities()
+	}
+	if len(e.GetDependencies()) == 0 {
+		e.Dependencies = outer.GetDependencies()
+	}
+	return e
 }
 
 // newLauncher returns the launcher of an environment, or an error that says what to use instead.

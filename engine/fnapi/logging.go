@@ -13,8 +13,8 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 )
 
-// maxTraceLines bounds the lines of one trace that are logged.
-const maxTraceLines = 100
+// maxMoreLines bounds the lines of one entry that are logged after its first.
+const maxMoreLines = 100
 
 // serveLogging owns a logging stream until the harness ends it or the worker is gone.
 func (w *Worker) serveLogging(stream fnpb.BeamFnLogging_LoggingServer) error {
@@ -44,7 +44,8 @@ func (w *Worker) serveLogging(stream fnpb.BeamFnLogging_LoggingServer) error {
 	}
 }
 
-// logEntry logs an entry, then each line of its trace as a record of its own, so that it is readable in any format.
+// logEntry logs an entry. Each further line of its message, and of its trace, is a record of its own, so that tracebacks
+// are readable in any format.
 func (w *Worker) logEntry(ctx context.Context, e *fnpb.LogEntry) {
 	level := severity(e.GetSeverity())
 	if !w.log.Enabled(ctx, level) {
@@ -60,15 +61,15 @@ func (w *Worker) logEntry(ctx context.Context, e *fnpb.LogEntry) {
 		// A handler's error has nowhere to go.
 		_ = w.log.Handler().Handle(ctx, rec)
 	}
-	write(e.GetMessage(), w.logAttrs(e)...)
-	trace := strings.TrimRight(e.GetTrace(), "\n")
-	if trace == "" || strings.Contains(e.GetMessage(), trace) {
-		return
+	text := strings.TrimRight(e.GetMessage(), "\n")
+	if trace := strings.TrimRight(e.GetTrace(), "\n"); !strings.Contains(text, trace) {
+		text += "\n" + trace
 	}
-	lines := strings.Split(trace, "\n")
-	for i, line := range lines {
-		if i == maxTraceLines && len(lines) > maxTraceLines+1 {
-			write("| ...", slog.Int("lines_left_out", len(lines)-maxTraceLines))
+	lines := strings.Split(text, "\n")
+	write(lines[0], w.logAttrs(e)...)
+	for i, line := range lines[1:] {
+		if left := len(lines) - 1 - i; i == maxMoreLines && left > 1 {
+			write("| ...", slog.Int("lines_left_out", left))
 			return
 		}
 		write("| " + line)

@@ -2,6 +2,7 @@ package fnapi
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"sync"
 
@@ -70,7 +71,8 @@ func (w *Worker) infos(ctx context.Context, full []*pipepb.MonitoringInfo, short
 		resp, err := w.call(ctx, &fnpb.InstructionRequest{Request: &fnpb.InstructionRequest_MonitoringInfos{
 			MonitoringInfos: &fnpb.MonitoringInfosMetadataRequest{MonitoringInfoId: ids},
 		}})
-		if err != nil {
+		var refused *refusedError
+		if err != nil && !errors.As(err, &refused) {
 			return nil, err
 		}
 		w.shorts.learn(resp.GetMonitoringInfos().GetMonitoringInfo())

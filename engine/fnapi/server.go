@@ -84,7 +84,8 @@ func ServerOptions() []grpc.ServerOption {
 		grpc.InitialWindowSize(1 << 20),     // 1 MiB a stream
 		grpc.InitialConnWindowSize(4 << 20), // 4 MiB a connection
 		grpc.SharedWriteBuffer(true),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 20 * time.Second}),
+		// A harness that is busy in native code may be slow to answer; a killed one closes its connections anyway.
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 2 * time.Minute}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	}
 }

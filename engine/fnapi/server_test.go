@@ -202,7 +202,7 @@ func TestLogging(t *testing.T) {
 	}
 	s := must[fnpb.BeamFnLogging_LoggingClient](t)(fnpb.NewBeamFnLoggingClient(h.conn).Logging(h.ctx))
 	data := must[*structpb.Struct](t)(structpb.NewStruct(map[string]any{"rows": 3}))
-	long := strings.Repeat("line\n", maxTraceLines+50)
+	long := strings.Repeat("line\n", maxMoreLines+50)
 	err := s.Send(&fnpb.LogEntry_List{LogEntries: []*fnpb.LogEntry{
 		{
 			Severity: fnpb.LogEntry_Severity_WARN, Message: "slow element", InstructionId: "b1", TransformId: "do",
@@ -210,6 +210,7 @@ func TestLogging(t *testing.T) {
 		},
 		{Severity: fnpb.LogEntry_Severity_ERROR, Message: "boom", TransformId: "unheard-of", Trace: "Traceback:\n  File dofn.py\nValueError\n"},
 		{Severity: fnpb.LogEntry_Severity_CRITICAL, Message: "bang", Trace: long},
+		{Severity: fnpb.LogEntry_Severity_INFO, Message: "one\ntwo", Trace: "two"},
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -219,6 +220,8 @@ func TestLogging(t *testing.T) {
 	r.log.await(t, "level=ERROR", `msg="|   File dofn.py"`)
 	r.log.await(t, "level=ERROR", `msg="| ValueError"`)
 	r.log.await(t, "level=ERROR+4", `msg="| ..."`, "lines_left_out=50")
+	r.log.await(t, "level=INFO", "msg=one", "worker="+w.ID())
+	r.log.await(t, "level=INFO", `msg="| two"`)
 	if err := s.CloseSend(); err != nil {
 		t.Fatal(err)
 	}

@@ -18,7 +18,7 @@ type slot struct {
 	changed   chan struct{} // closed and replaced when worker or fruitless changes; guarded by mu
 	tries     int           // harnesses asked for since one was connected; guarded by mu
 	lastErr   error         // why the last try failed; guarded by mu
-	fruitless int           // harnesses lost in a row that answered no bundle; guarded by mu
+	fruitless int           // see maxFruitless; guarded by mu
 	logged    time.Time     // when a waiter last said what it waits for; guarded by mu
 }
 
@@ -103,11 +103,12 @@ func (s *slot) supervise(ctx context.Context) {
 		err := s.boot(ctx, w, patience)
 		if err == nil {
 			s.publish(w)
+			since := time.Now()
 			select {
 			case <-w.gone:
 			case <-ctx.Done():
 			}
-			s.retire(w)
+			s.retire(w, time.Since(since))
 			if w.finished.Load() > 0 {
 				pause = cfg.RetryMin
 			}
@@ -159,8 +160,8 @@ func (s *slot) publish(w *Worker) {
 	s.env.log.Info("SDK harness connected", "worker", w.id, "environment", s.env.cfg.ID, "from", s.env.launcher.String())
 }
 
-// retire takes a worker that is lost, or no longer wanted, out of the slot.
-func (s *slot) retire(w *Worker) {
+// retire takes a worker that is lost, or no longer wanted, out of the slot after its life.
+func (s *slot) retire(w *Worker, life time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.worker = nil
@@ -171,9 +172,11 @@ func (s *slot) retire(w *Worker) {
 		return
 	}
 	s.lastErr = w.lost()
-	s.fruitless++
-	if w.finished.Load() > 0 {
+	switch {
+	case w.finished.Load() > 0:
 		s.fruitless = 0
+	case w.busy || life < briefLife:
+		s.fruitless++
 	}
 	s.env.log.Warn("SDK harness lost, starting another", "worker", w.id, "environment", s.env.cfg.ID, "bundles", w.finished.Load(), "cause", w.cause)
 }

@@ -40,6 +40,7 @@ type Worker struct {
 	mu      sync.Mutex
 	cause   error                                       // why the worker is gone; guarded by mu until gone is closed
 	hasCtrl bool                                        // guarded by mu
+	busy    bool                                        // bundles were running when the worker was lost; guarded by mu until gone is closed
 	streams int                                         // open streams; guarded by mu
 	quiet   chan struct{}                               // closed when streams falls to 0 after ending; guarded by mu
 	runs    map[string]*run                             // running bundles by instruction; guarded by mu
@@ -77,6 +78,7 @@ func (w *Worker) lose(cause error) {
 		return
 	}
 	w.cause = cause
+	w.busy = len(w.runs) > 0
 	close(w.gone)
 }
 
@@ -262,11 +264,16 @@ func consumed(infos []*pipepb.MonitoringInfo, source string) int64 {
 	return -1
 }
 
-// Finalize runs the bundle's finalization callbacks, once its effect is durable.
+// Finalize runs the bundle's finalization callbacks, once its effect is durable. An error of theirs is a
+// *bundle.UserError.
 func (w *Worker) Finalize(ctx context.Context, b *bundle.Bundle) error {
 	_, err := w.call(ctx, &fnpb.InstructionRequest{Request: &fnpb.InstructionRequest_FinalizeBundle{
 		FinalizeBundle: &fnpb.FinalizeBundleRequest{InstructionId: b.ID},
 	}})
+	var refused *refusedError
+	if errors.As(err, &refused) {
+		err = &bundle.UserError{Worker: w.id, Message: refused.message}
+	}
 	if err != nil {
 		return fmt.Errorf("finalize bundle %s: %w", b.ID, err)
 	}

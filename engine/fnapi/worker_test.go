@@ -14,6 +14,15 @@ import (
 	"github.com/tinyrunner/tinyrunner/engine/bundle"
 )
 
+// The engine's Worker interface, which this package may not import.
+var _ interface {
+	ID() string
+	Run(context.Context, *bundle.Bundle) (*bundle.Result, error)
+	Split(context.Context, *bundle.Bundle, float64) (*bundle.Split, error)
+	Progress(context.Context, *bundle.Bundle) (*bundle.Progress, error)
+	Finalize(context.Context, *bundle.Bundle) error
+} = (*Worker)(nil)
+
 func TestBundle(t *testing.T) {
 	r := newRig(t)
 	w, h := r.connect(r.open())
@@ -361,7 +370,7 @@ func TestSplit(t *testing.T) {
 		{"nothing", split(&fnpb.ProcessBundleSplitResponse{}), "<nil> <nil>"},
 		{"roots and channel", split(both), "0..2 1 primaries 1 residuals"},
 		{"roots only", split(roots), "-1..-1 1 primaries 1 residuals"},
-		{"refused", &fnpb.InstructionResponse{Error: "not active"}, "<nil> split bundle b1: user code failed in job-env-1: not active"},
+		{"refused", &fnpb.InstructionResponse{Error: "not active"}, "<nil> split bundle b1: job-env-1 answered: not active"},
 	}
 	r := newRig(t)
 	w, h := r.connect(r.open())
@@ -444,6 +453,13 @@ func TestFinalize(t *testing.T) {
 	h.respond(&fnpb.InstructionResponse{InstructionId: req.GetInstructionId()})
 	if err := recv(t, got); err != nil {
 		t.Error(err)
+	}
+
+	go func() { got <- w.Finalize(t.Context(), b) }()
+	h.respond(&fnpb.InstructionResponse{InstructionId: h.instruction().GetInstructionId(), Error: "callback raised"})
+	var user *bundle.UserError
+	if err := recv(t, got); !errors.As(err, &user) || user.Message != "callback raised" {
+		t.Errorf("error %v, want a UserError", err)
 	}
 
 	ctx, cancel := context.WithCancel(t.Context())
