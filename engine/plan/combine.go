@@ -9,55 +9,70 @@ import (
 	"github.com/tinyrunner/tinyrunner/engine/coder"
 )
 
-// lift replaces the parts of a combine per key by ones that combine before the grouping too, if that cannot be told from
-// the results:
+// combine expands a combine per key where the runner knows better than its parts. If it cannot be told from the results,
+// values are combined before the grouping too ("lifted"):
 //
 //	KV<K, V> -> precombine -> KV<K, A> -> group by key -> KV<K, Iterable<A>> -> merge -> KV<K, A> -> extract -> KV<K, O>
 //
-// It reports whether it did.
-func (x *expander) lift(l *leaf) (bool, error) {
+// and else, if it has no parts,
+//
+//	KV<K, V> -> group by key -> KV<K, Iterable<V>> -> combine grouped values -> KV<K, O>
+//
+// It reports whether it did one of the two.
+func (x *expander) combine(l *leaf) (bool, error) {
 	var payload pipepb.CombinePayload
 	if err := proto.Unmarshal(l.t.GetSpec().GetPayload(), &payload); err != nil {
 		return false, fmt.Errorf("transform %q: read CombinePayload: %w", l.name(), err)
 	}
-	accumulator := payload.GetAccumulatorCoderId()
-	if len(l.t.GetInputs()) != 1 || len(l.t.GetOutputs()) != 1 || accumulator == "" || l.t.GetEnvironmentId() == "" {
+	if len(l.t.GetInputs()) != 1 || len(l.t.GetOutputs()) != 1 || l.t.GetEnvironmentId() == "" {
 		return false, nil
 	}
 	in, out := sorted(l.t.GetInputs())[0].id, l.output()
-	key, _, ok := x.coders.kv(x.comps.Pcollections[in].GetCoderId())
+	key, value, ok := x.coders.kv(x.comps.Pcollections[in].GetCoderId())
 	ws := x.comps.WindowingStrategies[x.comps.Pcollections[in].GetWindowingStrategyId()]
-	if !ok || !liftable(ws) {
+	var group *leaf
+	switch {
+	case !ok:
+		return false, nil
+	case payload.GetAccumulatorCoderId() != "" && liftable(ws):
+		l.t.Subtransforms = nil
+		combined := x.coders.of(coder.URNKV, key, payload.GetAccumulatorCoderId())
+		pre := x.part(l, "Precombine", urnPrecombine, in, combined)
+		group = x.part(l, "Group", urnGBK, pre.output(), x.grouped(key, payload.GetAccumulatorCoderId()))
+		merge := x.part(l, "Merge", urnMergeAccumulators, group.output(), combined)
+		x.last(l, "Extract", urnExtractOutputs, merge.output(), out)
+	case len(l.t.GetSubtransforms()) == 0:
+		group = x.part(l, "Group", urnGBK, in, x.grouped(key, value))
+		x.last(l, "Combine", urnCombineGroupedValues, group.output(), out)
+	default:
 		return false, nil
 	}
-	combined := x.coders.of(coder.URNKV, key, accumulator)
-	grouped := x.coders.of(coder.URNKV, key, x.coders.of(coder.URNIterable, accumulator))
-
-	pre := x.component(l, "Precombine", urnPrecombine)
-	group := x.component(l, "Group", urnGBK)
 	group.t.EnvironmentId, group.t.Spec.Payload = "", nil
-	merge := x.component(l, "Merge", urnMergeAccumulators)
-	extract := x.component(l, "Extract", urnExtractOutputs)
+	group.role, group.kind = native, GroupByKey
+	return true, x.groupable(group)
+}
 
-	link := func(c *leaf, in, out string) {
-		c.t.Inputs, c.t.Outputs = map[string]string{"in": in}, map[string]string{"out": out}
-		l.t.Subtransforms = append(l.t.Subtransforms, c.id)
-	}
-	l.t.Subtransforms = nil
-	link(pre, in, x.pcollection(in, pre.t, combined))
-	link(group, pre.output(), x.pcollection(out, group.t, grouped))
-	link(merge, group.output(), x.pcollection(out, merge.t, combined))
-	link(extract, merge.output(), out)
+// grouped returns the coder of values by key.
+func (x *expander) grouped(key, value string) string {
+	return x.coders.of(coder.URNKV, key, x.coders.of(coder.URNIterable, value))
+}
 
-	for _, c := range []*leaf{pre, merge, extract} {
-		c.role = user
-	}
-	x.leaves = append(x.leaves, pre)
-	if err := x.native(group, GroupByKey); err != nil {
-		return false, err
-	}
-	x.leaves = append(x.leaves, merge, extract)
-	return true, nil
+// part adds a part to a composite that has one output, with a new PCollection as its output.
+func (x *expander) part(l *leaf, name, urn, in, coderID string) *leaf {
+	c := x.component(l, name, urn)
+	return x.link(l, c, in, x.pcollection(in, c, coderID))
+}
+
+// last is part for the one with the composite's output.
+func (x *expander) last(l *leaf, name, urn, in, out string) {
+	x.link(l, x.component(l, name, urn), in, out)
+}
+
+func (x *expander) link(l, part *leaf, in, out string) *leaf {
+	part.t.Inputs, part.t.Outputs = map[string]string{"in": in}, map[string]string{"out": out}
+	l.t.Subtransforms = append(l.t.Subtransforms, part.id)
+	x.leaves = append(x.leaves, part)
+	return part
 }
 
 // liftable says whether panes stay as they are when several elements of a key and window reach the trigger as one.

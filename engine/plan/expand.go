@@ -52,8 +52,8 @@ func (x *expander) transform(parent, id string) error {
 			return x.add(l, redistribute)
 		}
 	case urnCombinePerKey:
-		lifted, err := x.lift(l)
-		if lifted || err != nil {
+		done, err := x.combine(l)
+		if done || err != nil {
 			return err
 		}
 	case urnParDo:
@@ -107,16 +107,24 @@ func (x *expander) add(l *leaf, r role) error {
 }
 
 func (x *expander) native(l *leaf, k Kind) error {
+	l.kind = k
 	if k == GroupByKey {
-		for _, in := range l.t.GetInputs() {
-			ws := x.comps.WindowingStrategies[x.comps.Pcollections[in].GetWindowingStrategyId()]
-			if ws.GetAccumulationMode() == pipepb.AccumulationMode_RETRACTING {
-				return l.unsupported("retracting accumulation: use accumulating or discarding panes")
-			}
+		if err := x.groupable(l); err != nil {
+			return err
 		}
 	}
-	l.kind = k
 	return x.add(l, native)
+}
+
+// groupable says whether the runner can group in the windows of a GroupByKey's input.
+func (x *expander) groupable(l *leaf) error {
+	for _, in := range l.t.GetInputs() {
+		ws := x.comps.WindowingStrategies[x.comps.Pcollections[in].GetWindowingStrategyId()]
+		if ws.GetAccumulationMode() == pipepb.AccumulationMode_RETRACTING {
+			return l.unsupported("retracting accumulation: use accumulating or discarding panes")
+		}
+	}
+	return nil
 }
 
 // user adds a leaf that an SDK runs.
@@ -170,11 +178,11 @@ func (x *expander) split(parent string, l *leaf) error {
 
 	pair := x.component(l, "PairWithRestriction", urnPairWithRestriction)
 	pair.t.Inputs = replaced(l.t.GetInputs(), local, main)
-	pair.t.Outputs = map[string]string{"out": x.pcollection(main, pair.t, paired)}
+	pair.t.Outputs = map[string]string{"out": x.pcollection(main, pair, paired)}
 
 	split := x.component(l, "SplitAndSize", urnSplitAndSize)
 	split.t.Inputs = replaced(l.t.GetInputs(), local, pair.output())
-	split.t.Outputs = map[string]string{"out": x.pcollection(main, split.t, sized)}
+	split.t.Outputs = map[string]string{"out": x.pcollection(main, split, sized)}
 
 	l.t.Spec = &pipepb.FunctionSpec{Urn: urnProcessSized, Payload: l.t.GetSpec().GetPayload()}
 	l.t.Inputs[local] = split.output()
@@ -203,12 +211,12 @@ func (x *expander) component(l *leaf, name, urn string) *leaf {
 	return &leaf{id: id, t: t}
 }
 
-// pcollection adds the output of t, a PCollection like another one but for its coder.
-func (x *expander) pcollection(like string, t *pipepb.PTransform, coderID string) string {
+// pcollection adds the output of l, a PCollection like another one but for its coder.
+func (x *expander) pcollection(like string, l *leaf, coderID string) string {
 	model := x.comps.Pcollections[like]
-	id := unused(x.comps.Pcollections, t.GetUniqueName()+".out")
+	id := unused(x.comps.Pcollections, l.id+".out")
 	x.comps.Pcollections[id] = &pipepb.PCollection{
-		UniqueName:          t.GetUniqueName() + ".out",
+		UniqueName:          l.name() + ".out",
 		CoderId:             coderID,
 		IsBounded:           model.GetIsBounded(),
 		WindowingStrategyId: model.GetWindowingStrategyId(),

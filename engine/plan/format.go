@@ -69,11 +69,12 @@ func (p *Plan) formatStage(w io.Writer, s *Stage) {
 	}
 	for _, id := range s.Transforms {
 		t := p.Pipeline.GetComponents().GetTransforms()[id]
-		line("run", "%s %s %q", id, shortTransform(t.GetSpec().GetUrn()), t.GetUniqueName())
+		line("run", "%s (%s)", t.GetUniqueName(), shortTransform(t.GetSpec().GetUrn()))
 	}
 	for _, side := range s.SideInputs {
 		pattern := strings.TrimSuffix(strings.TrimPrefix(side.AccessPattern, "beam:side_input:"), ":v1")
-		line("side", "%s of %s: %s, %s", side.Local, side.Transform, side.Collection, pattern)
+		consumer := p.Pipeline.GetComponents().GetTransforms()[side.Transform].GetUniqueName()
+		line("side", "%s as %s of %s, %s", side.Collection, side.Local, consumer, pattern)
 	}
 	if s.Kind == GroupByKey {
 		line("group", "%s", windowing(s.Windowing))

@@ -1,0 +1,61 @@
+package plan
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+	"github.com/cockroachdb/datadriven"
+	"google.golang.org/protobuf/proto"
+)
+
+// TestGo prints the plans of pipelines of the Go SDK (gopipelines_test.go).
+func TestGo(t *testing.T) {
+	seen := map[string]bool{}
+	datadriven.RunTest(t, "testdata/go", func(t *testing.T, d *datadriven.TestData) string {
+		name := d.Input
+		seen[name] = true
+		return planned(t, goPipeline(t, name))
+	})
+	for _, name := range slices.Sorted(maps.Keys(goPipelines)) {
+		if !seen[name] {
+			t.Errorf("testdata/go has no pipeline %q", name)
+		}
+	}
+}
+
+// TestPython prints the plans of pipelines of the Python SDK, which testdata/python/make.py wrote.
+func TestPython(t *testing.T) {
+	datadriven.RunTest(t, "testdata/py", func(t *testing.T, d *datadriven.TestData) string {
+		return planned(t, pythonPipeline(t, d.Input))
+	})
+}
+
+func pythonPipeline(t testing.TB, name string) *pipepb.Pipeline {
+	file, err := os.ReadFile(filepath.Join("testdata", "python", name+".pb"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// planned compiles a pipeline and returns the plan, or the error, as text.
+func planned(t testing.TB, p *pipepb.Pipeline) string {
+	before := proto.Clone(p)
+	plan, err := Compile(p, Options{Job: "job"})
+	if err != nil {
+		return "error: " + err.Error()
+	}
+	if !proto.Equal(before, p) {
+		t.Error("Compile changed its input")
+	}
+	check(t, plan)
+	return plan.String()
+}
