@@ -165,6 +165,12 @@ func (db *DB) listener(logger *slog.Logger) *pebble.EventListener {
 				db.background.Store(nil)
 			}
 		},
+		// Pebble's default for this ends the process. The read that met it fails, which is enough.
+		DataCorruption: func(info pebble.DataCorruptionInfo) {
+			if logger != nil {
+				logger.Error("state: corrupt file", "dir", db.dir, "path", info.Path, "error", info.Details)
+			}
+		},
 		DiskSlow: func(info pebble.DiskSlowInfo) {
 			if logger != nil {
 				logger.Warn("state: slow disk", "dir", db.dir, "path", info.Path, "op", info.OpType.String(), "duration", info.Duration)

@@ -22,7 +22,7 @@ type KV struct {
 func (tx *Tx) Scan(group uint16, cell Cell, lo, hi []byte) iter.Seq2[KV, error] {
 	return func(yield func(KV, error) bool) {
 		klo, khi := scanBounds(group, cell, lo, hi)
-		tx.yieldScan(group, cell, klo, khi, false, yield)
+		tx.yieldScan(group, cell, cursor{tx: tx, lo: klo, hi: khi}, yield)
 	}
 }
 
@@ -35,8 +35,16 @@ func (tx *Tx) ScanPrefix(group uint16, cell Cell, prefix []byte) iter.Seq2[KV, e
 func (tx *Tx) ScanPrefixFrom(group uint16, cell Cell, prefix, from []byte) iter.Seq2[KV, error] {
 	return func(yield func(KV, error) bool) {
 		klo, khi := prefixBounds(group, cell, prefix)
-		b := tx.bags[string(klo)]
-		tx.yieldScan(group, cell, append(klo, from...), khi, b != nil && b.cleared, yield)
+		c := cursor{tx: tx, lo: klo, hi: khi, bag: tx.bags[string(klo)]}
+		if len(from) > 0 {
+			c.lo = append(klo, from...)
+		} else if !tx.done {
+			if c.bag == nil {
+				c.bag = tx.bag(string(klo))
+			}
+			c.learn = !c.bag.cleared && !c.bag.complete
+		}
+		tx.yieldScan(group, cell, c, yield)
 	}
 }
 
@@ -44,8 +52,9 @@ func (tx *Tx) ScanPrefixFrom(group uint16, cell Cell, prefix, from []byte) iter.
 // database as it was when the loop began.
 func (db *DB) Scan(group uint16, cell Cell, lo, hi []byte) iter.Seq2[KV, error] {
 	return func(yield func(KV, error) bool) {
+		tx := &Tx{db: db}
 		klo, khi := scanBounds(group, cell, lo, hi)
-		(&Tx{db: db}).yieldScan(group, cell, klo, khi, false, yield)
+		tx.yieldScan(group, cell, cursor{tx: tx, lo: klo, hi: khi}, yield)
 	}
 }
 
@@ -57,8 +66,9 @@ func (db *DB) ScanPrefix(group uint16, cell Cell, prefix []byte) iter.Seq2[KV, e
 // ScanPrefixFrom is ScanPrefix without the entries before suffix prefix+from.
 func (db *DB) ScanPrefixFrom(group uint16, cell Cell, prefix, from []byte) iter.Seq2[KV, error] {
 	return func(yield func(KV, error) bool) {
+		tx := &Tx{db: db}
 		klo, khi := prefixBounds(group, cell, prefix)
-		(&Tx{db: db}).yieldScan(group, cell, append(klo, from...), khi, false, yield)
+		tx.yieldScan(group, cell, cursor{tx: tx, lo: append(klo, from...), hi: khi}, yield)
 	}
 }
 
@@ -75,10 +85,10 @@ func prefixBounds(group uint16, cell Cell, prefix []byte) (klo, khi []byte) {
 	return klo, prefixEnd(slices.Clone(klo))
 }
 
-func (tx *Tx) yieldScan(group uint16, cell Cell, klo, khi []byte, cleared bool, yield func(KV, error) bool) {
+func (tx *Tx) yieldScan(group uint16, cell Cell, c cursor, yield func(KV, error) bool) {
 	err := tx.check(group, cell)
 	if err == nil {
-		err = tx.scan(klo, khi, cleared, func(key, value []byte) bool {
+		err = c.scan(func(key, value []byte) bool {
 			return yield(KV{Suffix: key[prefixLen:], Value: value}, nil)
 		})
 	}
@@ -87,14 +97,30 @@ func (tx *Tx) yieldScan(group uint16, cell Cell, klo, khi []byte, cleared bool, 
 	}
 }
 
-// scan calls f with the visible entries of [lo, hi) in order until f returns false. cleared: see bag.
-func (tx *Tx) scan(lo, hi []byte, cleared bool, f func(key, value []byte) bool) error {
-	if string(lo) >= string(hi) {
+// cursor merges the pending writes of a Tx over the committed entries.
+type cursor struct {
+	tx     *Tx
+	lo, hi []byte
+	bag    *bag // of the prefix that [lo, hi) lies below; nil: the Tx knows nothing of it
+
+	it    *pebble.Iterator // nil: only pending writes
+	valid bool             // it is at an entry
+
+	learn bool     // lo is the prefix: remember in bag which keys are committed
+	keys  []string // learnt so far
+
+	cur     []byte // copy of pending's key
+	pending *op    // first pending write that was not met yet
+	version int    // of the Tx when pending was looked up
+}
+
+// scan calls f with the visible entries in order until f returns false.
+func (c *cursor) scan(f func(key, value []byte) bool) error {
+	if string(c.lo) >= string(c.hi) {
 		return nil
 	}
-	c := cursor{tx: tx, lo: lo, hi: string(hi)}
-	if !cleared {
-		if err := c.open(hi); err != nil {
+	if c.bag == nil || !c.bag.cleared {
+		if err := c.open(); err != nil {
 			return err
 		}
 		defer c.close()
@@ -102,25 +128,11 @@ func (tx *Tx) scan(lo, hi []byte, cleared bool, f func(key, value []byte) bool) 
 	return c.run(f)
 }
 
-// cursor merges the pending writes of a Tx over the committed entries.
-type cursor struct {
-	tx *Tx
-	lo []byte
-	hi string
-
-	it    *pebble.Iterator // nil: only pending writes
-	valid bool             // it is at an entry
-
-	cur     []byte // copy of pending's key
-	pending *op    // first pending write that was not met yet
-	version int    // of the Tx when pending was looked up
-}
-
-func (c *cursor) open(hi []byte) error {
+func (c *cursor) open() error {
 	if err := c.tx.db.enter(); err != nil {
 		return err
 	}
-	it, err := c.tx.db.pdb.NewIter(&pebble.IterOptions{LowerBound: c.lo, UpperBound: hi})
+	it, err := c.tx.db.pdb.NewIter(&pebble.IterOptions{LowerBound: c.lo, UpperBound: c.hi})
 	if err != nil {
 		c.tx.db.leave()
 		return err
@@ -143,10 +155,7 @@ func (c *cursor) run(f func(key, value []byte) bool) error {
 	for {
 		switch {
 		case !c.valid && c.pending == nil:
-			if c.it != nil {
-				return c.it.Error()
-			}
-			return nil
+			return c.end()
 		case c.pending == nil || (c.valid && string(c.it.Key()) < c.pending.key):
 			value, err := c.it.ValueAndErr()
 			if err != nil {
@@ -156,13 +165,11 @@ func (c *cursor) run(f func(key, value []byte) bool) error {
 				return nil
 			}
 			c.follow(c.it.Key())
-			c.valid = c.it.Next()
-			c.skipHidden()
+			c.next()
 		default:
 			o := c.pending
 			if c.valid && string(c.it.Key()) == o.key {
-				c.valid = c.it.Next()
-				c.skipHidden()
+				c.next()
 			}
 			c.cur = append(c.cur[:0], o.key...)
 			if !o.del && !f(c.cur, o.value) {
@@ -171,6 +178,30 @@ func (c *cursor) run(f func(key, value []byte) bool) error {
 			c.lookup(btreemap.GT(o.key))
 		}
 	}
+}
+
+// next steps to the next committed entry.
+func (c *cursor) next() {
+	if c.learn {
+		c.keys = append(c.keys, string(c.it.Key()))
+		c.learn = len(c.keys) <= maxPointDeletes
+	}
+	c.valid = c.it.Next()
+	c.skipHidden()
+}
+
+// end is called when all entries were met.
+func (c *cursor) end() error {
+	if c.it == nil {
+		return nil
+	}
+	if err := c.it.Error(); err != nil {
+		return err
+	}
+	if c.learn {
+		c.bag.complete, c.bag.keys = true, c.keys
+	}
+	return nil
 }
 
 // skipHidden moves the iterator over ranges that the Tx deleted.
@@ -191,7 +222,7 @@ func (c *cursor) lookup(from btreemap.LowerBound[string]) {
 		return
 	}
 	c.tx.buildIndex()
-	for _, o := range c.tx.index.Ascend(from, btreemap.LT(c.hi)) {
+	for _, o := range c.tx.index.Ascend(from, btreemap.LT(string(c.hi))) {
 		c.pending = o
 		return
 	}
@@ -228,10 +259,16 @@ func (tx *Tx) DeletePrefix(group uint16, cell Cell, prefix []byte) error {
 	}
 	lo, hi := prefixBounds(group, cell, prefix)
 	b := tx.bag(string(lo))
-	if b.cleared {
+	switch {
+	case b.cleared:
 		tx.removePending(lo, hi)
-	} else if err := tx.deleteRange(lo, hi); err != nil {
-		return fmt.Errorf("delete state: %w", err)
+	case b.complete:
+		tx.removePending(lo, hi)
+		tx.deleteKeys(b.keys)
+	default:
+		if err := tx.deleteRange(lo, hi); err != nil {
+			return fmt.Errorf("delete state: %w", err)
+		}
 	}
 	*b = bag{cleared: true, fresh: true}
 	return nil
@@ -273,18 +310,17 @@ func (tx *Tx) deleteRange(lo, hi []byte) error {
 		return nil
 	}
 	tx.removePending(lo, hi)
-	var keys [][]byte
-	err := tx.scan(lo, hi, false, func(key, _ []byte) bool {
-		keys = append(keys, slices.Clone(key))
+	var keys []string
+	c := cursor{tx: tx, lo: lo, hi: hi}
+	err := c.scan(func(key, _ []byte) bool {
+		keys = append(keys, string(key))
 		return len(keys) <= maxPointDeletes
 	})
 	if err != nil {
 		return err
 	}
 	if len(keys) <= maxPointDeletes {
-		for _, k := range keys {
-			tx.put(k, true).del = true
-		}
+		tx.deleteKeys(keys)
 		return nil
 	}
 	for _, o := range tx.pendingIn(lo, hi) {
@@ -293,6 +329,14 @@ func (tx *Tx) deleteRange(lo, hi []byte) error {
 	tx.ranges.add(string(lo), string(hi))
 	tx.size += int64(len(lo) + len(hi))
 	return nil
+}
+
+// deleteKeys deletes committed keys that have no live pending write.
+func (tx *Tx) deleteKeys(keys []string) {
+	for _, k := range keys {
+		o := tx.put([]byte(k), true)
+		o.base, o.del = true, true
+	}
 }
 
 // keyRange is [lo, hi) of whole keys.

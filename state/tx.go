@@ -57,6 +57,10 @@ type bag struct {
 	chunk *op
 	// cleared: no committed entry below the prefix is visible but through ops. Scans need not look into the database.
 	cleared bool
+	// complete: keys are all committed entries below the prefix that no range hides. A scan found out, so that clearing the
+	// bag after reading it does not read it again.
+	complete bool
+	keys     []string
 	// fresh: the prefix has no entry, so that the next chunk may have sequence 0.
 	fresh bool
 }
