@@ -151,10 +151,36 @@ func (s *strategy) option(key, value string) (err error) {
 }
 
 // parseTrigger reads "default", "count(2)", "eow(early=..,late=..)", "all(..,..)", "any", "each", "finally(main,until)", "repeat(..)",
-// "ptime(delay)", "ptime(delay,align=period+offset)", "synced", "always", "never".
+// "ptime(delay)", "ptime(delay,align=period+offset)", "synced", "always", "never", and "nothing" for a trigger of no kind.
 func parseTrigger(text string) (*pipepb.Trigger, error) {
+	name, args := cutCall(text)
+	switch name {
+	case "default":
+		return &pipepb.Trigger{Trigger: &pipepb.Trigger_Default_{}}, nil
+	case "always":
+		return &pipepb.Trigger{Trigger: &pipepb.Trigger_Always_{}}, nil
+	case "never":
+		return &pipepb.Trigger{Trigger: &pipepb.Trigger_Never_{}}, nil
+	case "synced":
+		return &pipepb.Trigger{Trigger: &pipepb.Trigger_AfterSynchronizedProcessingTime_{}}, nil
+	case "nothing":
+		return &pipepb.Trigger{}, nil
+	case "count":
+		n, err := strconv.Atoi(args[0])
+		return &pipepb.Trigger{Trigger: &pipepb.Trigger_ElementCount_{
+			ElementCount: &pipepb.Trigger_ElementCount{ElementCount: int32(n)},
+		}}, err
+	case "ptime":
+		return parseProcessingTime(args)
+	case "eow":
+		return parseEndOfWindow(args)
+	}
+	return parseComposite(name, args)
+}
+
+// cutCall cuts name(arg,arg(..)).
+func cutCall(text string) (name string, args []string) {
 	name, rest, _ := strings.Cut(text, "(")
-	var args []string
 	depth, from := 0, 0
 	for i, c := range rest {
 		switch {
@@ -166,25 +192,10 @@ func parseTrigger(text string) (*pipepb.Trigger, error) {
 			args, from = append(args, rest[from:i]), i+1
 		}
 	}
-	switch name {
-	case "default":
-		return &pipepb.Trigger{Trigger: &pipepb.Trigger_Default_{}}, nil
-	case "always":
-		return &pipepb.Trigger{Trigger: &pipepb.Trigger_Always_{}}, nil
-	case "never":
-		return &pipepb.Trigger{Trigger: &pipepb.Trigger_Never_{}}, nil
-	case "synced":
-		return &pipepb.Trigger{Trigger: &pipepb.Trigger_AfterSynchronizedProcessingTime_{}}, nil
-	case "count":
-		n, err := strconv.Atoi(args[0])
-		return &pipepb.Trigger{Trigger: &pipepb.Trigger_ElementCount_{
-			ElementCount: &pipepb.Trigger_ElementCount{ElementCount: int32(n)},
-		}}, err
-	case "ptime":
-		return parseProcessingTime(args)
-	case "eow":
-		return parseEndOfWindow(args)
-	}
+	return name, args
+}
+
+func parseComposite(name string, args []string) (*pipepb.Trigger, error) {
 	var subs []*pipepb.Trigger
 	for _, arg := range args {
 		if arg == "" {
@@ -209,8 +220,6 @@ func parseTrigger(text string) (*pipepb.Trigger, error) {
 		return &pipepb.Trigger{Trigger: &pipepb.Trigger_OrFinally_{
 			OrFinally: &pipepb.Trigger_OrFinally{Main: subs[0], Finally: subs[1]},
 		}}, nil
-	case "nothing":
-		return &pipepb.Trigger{}, nil
 	}
 	return nil, fmt.Errorf("unknown trigger %q", name)
 }
