@@ -33,6 +33,8 @@ func (c *Connection) options(log *slog.Logger) ([]kgo.Opt, error) {
 		kgo.WithLogger(&logger{log}),
 		// A partition that has moved is found again within this time; the default of 5 s is a long stall.
 		kgo.MetadataMinAge(metadataAge),
+		// Telemetry for the broker (KIP-714) compresses with buffers of several MB.
+		kgo.DisableClientMetrics(),
 	}
 	if c.TLS != nil {
 		cfg, err := c.TLS.config()

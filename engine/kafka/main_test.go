@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/apache/beam/sdks/v2/go/pkg/beam"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -16,7 +17,10 @@ import (
 	"github.com/tinyrunner/tinyrunner/engine/native"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	beam.Init()
+	goleak.VerifyTestMain(m)
+}
 
 // broker is an embedded Kafka and a client of it.
 type broker struct {
