@@ -48,12 +48,17 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return exitDone
 	}
-	fmt.Fprintf(stderr, "tinyrunner: %s\n", oneLine(err))
+	code := exitFailed
 	var coded *exitError
 	if errors.As(err, &coded) {
-		return coded.code
+		code = coded.code
 	}
-	return exitFailed
+	message := err.Error()
+	if code == exitUsage { // one line; a failed job's traceback keeps its shape
+		message = strings.Join(strings.Fields(message), " ")
+	}
+	fmt.Fprintf(stderr, "tinyrunner: %s\n", strings.TrimSpace(message))
+	return code
 }
 
 // exitError is an error that decides the exit code.
@@ -69,9 +74,6 @@ func (e *exitError) Unwrap() error { return e.err }
 func usage(format string, args ...any) error {
 	return &exitError{code: exitUsage, err: fmt.Errorf(format, args...)}
 }
-
-// oneLine keeps an error's message on one line.
-func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
 
 // doubleDashes turns flags in the style of Go's flag package (-job_port=1), as Prism takes them, into ours. What follows
 // "--" belongs to somebody else's command.
