@@ -25,6 +25,8 @@ type Cluster struct {
 	cfg Config
 	log *slog.Logger
 
+	ownCache bool // the cache was made here
+
 	ctx    context.Context // ends when the cluster closes; jobs run under it
 	cancel context.CancelFunc
 	runs   sync.WaitGroup // one for each job that has not released everything
@@ -43,11 +45,12 @@ func New(cfg Config) (*Cluster, error) {
 	if err := os.MkdirAll(filepath.Join(cfg.DataDir, "jobs"), 0o700); err != nil {
 		return nil, fmt.Errorf("create data directory: %w", err)
 	}
-	if cfg.Cache == nil {
+	own := cfg.Cache == nil
+	if own {
 		cfg.Cache = state.NewCache(64 << 20)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Cluster{cfg: cfg, log: cfg.Logger, ctx: ctx, cancel: cancel, jobs: make(map[string]*Job)}, nil
+	return &Cluster{cfg: cfg, log: cfg.Logger, ownCache: own, ctx: ctx, cancel: cancel, jobs: make(map[string]*Job)}, nil
 }
 
 // Slots is the number of bundles of one stage that may run at once.
@@ -166,5 +169,8 @@ func (c *Cluster) Close() error {
 	}
 	c.runs.Wait()
 	c.cancel()
+	if c.ownCache {
+		c.cfg.Cache.Close()
+	}
 	return nil
 }

@@ -1,6 +1,9 @@
 package engine
 
-import "github.com/tinyrunner/tinyrunner/engine/coder"
+import (
+	"github.com/tinyrunner/tinyrunner/engine/coder"
+	"github.com/tinyrunner/tinyrunner/state"
+)
 
 // advance moves watermarks forward, in topological order, where something changed. REQUIRES: x.mu.
 //
@@ -30,6 +33,10 @@ func (x *execution) advance() {
 		if s.hasOwner {
 			if h, ok := x.db.MinHold(s.owner); ok {
 				out = min(out, h)
+			}
+			// Timers that have become due fire first: what they emit must not be late.
+			if t, ok := x.db.NextTimer(s.owner, state.EventTime, 0, uint16(x.cfg.MaxParallelism)); ok && t <= s.inputWM {
+				out = min(out, s.outputWM)
 			}
 		}
 		if out > s.outputWM {
