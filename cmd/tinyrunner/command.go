@@ -8,12 +8,14 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"time"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/tinyrunner/tinyrunner/engine/kafka/demo"
 	"github.com/tinyrunner/tinyrunner/engine/plan"
 )
 
@@ -62,7 +64,7 @@ func rootCommand(stdout, stderr io.Writer) *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usage("%w; see '%s --help'", err, cmd.CommandPath())
 	})
-	root.AddCommand(serveCommand(stderr), runCommand(stdout, stderr), planCommand(stdout), versionCommand(stdout))
+	root.AddCommand(serveCommand(stderr), runCommand(stdout, stderr), demoCommand(stdout, stderr), planCommand(stdout), versionCommand(stdout))
 	return root
 }
 
@@ -259,23 +261,63 @@ func runCommand(stdout, stderr io.Writer) *cobra.Command {
 	return cmd
 }
 
-// withServer runs work beside a server, and stops the server after it.
+// withServer runs work beside a server, which it stops when the work is done. The work is cancelled by a signal, or when
+// the server breaks.
 func withServer(ctx context.Context, s *settings, stderr io.Writer, work func(context.Context, *server) error) error {
 	srv, err := newServer(s, s.logger(stderr))
 	if err != nil {
 		return err
 	}
-	serving, stop := context.WithCancel(ctx)
-	done := make(chan error, 1)
-	go func() { done <- srv.run(serving) }()
-	err = work(ctx, srv)
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx)) // the work ends first
+	working, cancel := context.WithCancel(ctx)
+	served := make(chan error, 1)
+	go func() {
+		served <- srv.run(serving)
+		cancel()
+	}()
+	err = work(working, srv)
 	stop()
-	if serveErr := <-done; err == nil {
-		err = serveErr
+	if serveErr := <-served; serveErr != nil {
+		return errors.Join(serveErr, err)
 	}
 	var coded *exitError
-	if ctx.Err() != nil && !errors.As(err, &coded) { // a signal: whatever broke, broke because of it
+	if err != nil && ctx.Err() != nil && !errors.As(err, &coded) { // whatever broke, broke because of the signal
 		return &exitError{code: exitCancelled, err: errors.New("cancelled by a signal")}
 	}
 	return err
+}
+
+func demoCommand(stdout, stderr io.Writer) *cobra.Command {
+	var s settings
+	var d duration
+	asJSON := false
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "a pipeline from Kafka to Kafka, with a Kafka of its own",
+		Long: `Starts a Kafka broker in this process and a generator that sends requests of a web site as fast as they are read. The
+pipeline parses them, keeps the 1 % that failed, counts those by page in windows of ten seconds, and writes the counts to
+another topic. Figures are shown every second. At the end the pipeline is drained, and the counts must add up.`,
+		Example: `  tinyrunner demo
+  tinyrunner demo --duration 20s --json | tail -n 1
+  tinyrunner demo --http_port 8081 & curl localhost:8081/overview`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := s.complete(cmd.Flags(), os.LookupEnv); err != nil {
+				return err
+			}
+			return withServer(cmd.Context(), &s, stderr, func(ctx context.Context, srv *server) error {
+				fmt.Fprintf(stdout, "Kafka -> parse -> filter 1 %% -> count by page in 10 s windows -> Kafka; Ctrl-C ends it\n")
+				if srv.web4 != nil {
+					fmt.Fprintf(stdout, "REST: http://%s/overview\n", srv.address(srv.web4))
+				}
+				return demo.Run(ctx, demo.Config{
+					Duration: time.Duration(d), Cluster: srv.cluster, Out: stdout, Terminal: isTerminal(stdout), JSON: asJSON, Logger: srv.log,
+				})
+			})
+		},
+	}
+	cmd.Flags().Var(&d, "duration", "how long to generate; 0 is until Ctrl-C")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "make the last line a JSON object: records, mb_per_s, records_per_s, rss_mb_max, watermark_lag_ms, checkpoints")
+	s.register(cmd.Flags(), map[string]string{"job_port": "0", "worker_port": "0", "http_port": "0", "log_level": "warn"})
+	return cmd
 }

@@ -4,6 +4,7 @@
 //
 //	serve    a mini-cluster that accepts jobs over Beam's Job API
 //	run      one job: a program that submits to a server of its own, or a pipeline from a file
+//	demo     a pipeline from Kafka to Kafka, with a Kafka of its own
 //	plan     prints how a pipeline would be executed
 //	version  prints versions
 //

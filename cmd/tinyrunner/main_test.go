@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -172,6 +173,7 @@ func TestHelp(t *testing.T) {
 		"serve --help": {"Examples:", "--data_dir", "--memory bytes", "(default 250MiB)", "ports.json", "SIGTERM"},
 		"run --help":   {"Examples:", "{job_endpoint}", "JOB_ENDPOINT", "130"},
 		"plan --help":  {"Examples:", "SerializeToString"},
+		"demo --help":  {"Examples:", "--duration duration", "--json", "--memory bytes"},
 		"version":      {"tinyrunner ", "go1.", "beam       v2.77.0", "pebble     v2."},
 	} {
 		code, out, stderr := invoke(t, nil, strings.Fields(args)...)
@@ -255,9 +257,8 @@ func TestServe(t *testing.T) {
 	if got := get(t, web+"/healthz"); got != "ok\n" {
 		t.Errorf("healthz: %q", got)
 	}
-	var overview map[string]any
-	if err := json.Unmarshal([]byte(get(t, web+"/v1/overview")), &overview); err != nil || overview["slots-total"] != 3.0 {
-		t.Errorf("overview: %v, %v", overview, err)
+	if o := overviewOf(t, web+"/v1/overview"); o["slots-total"] != 3.0 || o["jobs-running"] != 0.0 {
+		t.Errorf("overview: %v", o)
 	}
 	if m := get(t, web+"/metrics"); !strings.Contains(m, "tinyrunner_buffer_pool_limit_bytes 3.3554432e+07") {
 		t.Errorf("metrics:\n%s", m)
@@ -357,4 +358,45 @@ func TestRunIsCancelled(t *testing.T) {
 	if c := cmd.ProcessState.ExitCode(); c != exitCancelled || !strings.HasSuffix(stderr.String(), "tinyrunner: cancelled by a signal\n") {
 		t.Errorf("exit code %d, %v\n%s", c, err, stderr.String())
 	}
+}
+
+// TestDemo: REST answers while it runs, and the last line is one JSON object.
+func TestDemo(t *testing.T) {
+	cmd := exec.Command(binary(), "demo", "--duration=3s", "--json")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	pipe, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := bufio.NewScanner(pipe)
+	last, rest, running := "", "", 0.0
+	for out.Scan() {
+		last = out.Text()
+		if strings.Contains(last, "records/s") && running == 0 {
+			running = overviewOf(t, rest)["jobs-running"].(float64)
+		}
+		if url, ok := strings.CutPrefix(last, "REST: "); ok {
+			rest = url
+		}
+	}
+	if err := cmd.Wait(); err != nil || running != 1 {
+		t.Errorf("%v; %v jobs were running\n%s", err, running, stderr.String())
+	}
+	var summary map[string]float64
+	if err := json.Unmarshal([]byte(last), &summary); err != nil || summary["records"] < 1000 || summary["rss_mb_max"] > 120 {
+		t.Errorf("%v in %s", err, last)
+	}
+}
+
+func overviewOf(t *testing.T, url string) map[string]any {
+	t.Helper()
+	var o map[string]any
+	if err := json.Unmarshal([]byte(get(t, url)), &o); err != nil {
+		t.Fatal(err)
+	}
+	return o
 }
