@@ -1,7 +1,10 @@
 package state
 
 import (
+	"errors"
+	"fmt"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -89,5 +92,81 @@ func TestCutAndReopen(t *testing.T) {
 		if string(timer.Key) != "k" || timer.Family != "f" || timer.Hold != 5 || string(timer.Payload) != "p" {
 			t.Errorf("timer %+v", timer)
 		}
+	}
+}
+
+// Slots commit side by side, each on its own groups, while others look at timers and holds, and Cuts are taken. Every Cut
+// has whole transactions only.
+func TestConcurrent(t *testing.T) {
+	dir := t.TempDir()
+	db := openTest(t, filepath.Join(dir, "db"), Options{MemTable: 256 << 10})
+	cell, owner := cellOf(t, db, "c"), cellOf(t, db, "o")
+	const slots, bundles = 4, 150
+	var wg sync.WaitGroup
+	failed := make(chan error, slots)
+	for slot := range uint16(slots) {
+		wg.Go(func() {
+			for i := range bundles {
+				if err := pairBundle(db, slot, cell, owner, i); err != nil {
+					failed <- err
+					return
+				}
+			}
+		})
+	}
+	for i := range 5 {
+		db.NextTimer(owner, EventTime, 0, slots)
+		db.MinHold(owner)
+		cut := filepath.Join(dir, fmt.Sprint("cut", i))
+		must(t, db.Cut(cut))
+		checkPairs(t, cut, slots)
+	}
+	wg.Wait()
+	close(failed)
+	must(t, <-failed)
+	if _, ok := db.NextTimer(owner, EventTime, 0, slots); ok {
+		t.Error("a timer is left")
+	}
+	if hold, ok := db.MinHold(owner); ok {
+		t.Errorf("hold %d is left", hold)
+	}
+}
+
+// pairBundle adds a byte to two bags, and sets or fires a timer.
+func pairBundle(db *DB, slot uint16, cell, owner Cell, i int) error {
+	tx := db.Begin()
+	defer tx.Discard()
+	err := errors.Join(
+		tx.Append(slot, cell, []byte("left"), []byte("x")), tx.Append(slot, cell, []byte("right"), []byte("x")))
+	if i%2 == 0 {
+		err = errors.Join(err, tx.SetTimer(Timer{Group: slot, Owner: owner, Domain: EventTime, Fire: int64(i), Hold: int64(i)}))
+	} else {
+		for timer, e := range db.DueTimers(owner, EventTime, slot, slot+1, int64(i)) {
+			err = errors.Join(err, e, tx.ClearTimer(timer.ID()))
+		}
+	}
+	return errors.Join(err, tx.Commit())
+}
+
+func checkPairs(t *testing.T, cut string, slots uint16) {
+	t.Helper()
+	db := openTest(t, cut, Options{CacheBytes: 1 << 20})
+	cell, owner := cellOf(t, db, "c"), cellOf(t, db, "o")
+	tx := db.Begin()
+	defer tx.Discard()
+	timers := 0
+	for slot := range slots {
+		left, right := bagOf(t, tx, slot, cell, "left"), bagOf(t, tx, slot, cell, "right")
+		if left != right {
+			t.Errorf("group %d of a cut has %d and %d appends of the same bundles", slot, len(left), len(right))
+		}
+		if _, ok := db.NextTimer(owner, EventTime, slot, slot+1); ok != (len(left)%2 == 1) {
+			t.Errorf("group %d of a cut: %d bundles, timer set: %v", slot, len(left), ok)
+		} else if ok {
+			timers++
+		}
+	}
+	if _, ok := db.MinHold(owner); ok != (timers > 0) {
+		t.Errorf("a cut with %d timers has a hold: %v", timers, ok)
 	}
 }
