@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/metrics"
-	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/runtime/exec"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/runtime/metricsx"
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -39,9 +38,13 @@ func (r *run) metrics() []*pipepb.MonitoringInfo {
 			}
 		},
 	}.ExtractFrom(r.store)
+	if r.task.fast != nil {
+		c.fast(r.task.fast)
+		return c.infos
+	}
 	snap, ok := r.task.plan.Progress()
 	for _, p := range snap.PCols {
-		c.collection(p)
+		c.collection(p.ID, p.ElementCount, sizes{count: p.SizeCount, sum: p.SizeSum, least: p.SizeMin, most: p.SizeMax})
 	}
 	if ok {
 		c.add(metricsx.UrnDataChannelReadIndex, metrics.PTransformLabels(snap.Source.ID), snap.Source.Count)
@@ -54,11 +57,27 @@ type collector struct {
 	infos []*pipepb.MonitoringInfo
 }
 
-func (c *collector) collection(p exec.PCollectionSnapshot) {
-	l := metrics.PCollectionLabels(p.ID)
-	c.add(metricsx.UrnElementCount, l, p.ElementCount)
-	if p.SizeCount > 0 {
-		c.add(metricsx.UrnSampledByteSize, l, p.SizeCount, p.SizeSum, p.SizeMin, p.SizeMax)
+// fast adds what the ends of a fast stage have counted.
+func (c *collector) fast(f *fastPlan) {
+	n, size := f.source.snapshot()
+	c.collection(f.source.collection, n, size)
+	c.add(metricsx.UrnDataChannelReadIndex, metrics.PTransformLabels(f.source.id), n)
+	for _, p := range f.collections {
+		c.collection(p.id, p.n.Load(), sizes{})
+	}
+	for _, s := range f.sinks {
+		if s.collection != "" {
+			size := s.snapshot()
+			c.collection(s.collection, size.count, size)
+		}
+	}
+}
+
+func (c *collector) collection(id string, n int64, size sizes) {
+	l := metrics.PCollectionLabels(id)
+	c.add(metricsx.UrnElementCount, l, n)
+	if size.count > 0 {
+		c.add(metricsx.UrnSampledByteSize, l, size.count, size.sum, size.least, size.most)
 	}
 }
 

@@ -74,6 +74,13 @@ func (r *run) split(ctx context.Context, fraction float64) (*bundle.Split, error
 	if r.ended {
 		return nil, nil
 	}
+	if f := r.task.fast; f != nil {
+		first, ok := f.source.split(fraction, r.n)
+		if !ok {
+			return nil, nil
+		}
+		return &bundle.Split{LastPrimary: first - 1, FirstResidual: first}, nil
+	}
 	var sr exec.SplitResult
 	err := noPanic(func() (err error) {
 		sr, err = r.task.plan.Split(ctx, exec.SplitPoints{Frac: fraction, BufSize: r.n})
@@ -97,6 +104,10 @@ func (r *run) progress() *bundle.Progress {
 	defer r.mu.Unlock()
 	if r.ended {
 		return nil
+	}
+	if f := r.task.fast; f != nil {
+		begun, _ := f.source.snapshot()
+		return &bundle.Progress{Consumed: begun, Metrics: r.metrics()}
 	}
 	snap, _ := r.task.plan.Progress()
 	// The snapshot counts elements that are done; the next one has begun.

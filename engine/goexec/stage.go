@@ -2,6 +2,7 @@ package goexec
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"sync"
@@ -16,19 +17,20 @@ import (
 // stage is what a worker knows of one program.
 type stage struct {
 	prog    *bundle.Program
-	stock   bool
 	outputs map[string]int // sink transform id -> output number
 
 	free []*task // guarded by Worker.mu
 
 	mu     sync.Mutex
+	slow   bool                                 // known not to be a fast stage
 	labels map[metrics.Labels]map[string]string // shared by the monitoring infos of all bundles
 }
 
+// newStage makes a stage; stock: as exec.UnmarshalPlan makes it, never a fast one.
 func newStage(prog *bundle.Program, stock bool) *stage {
 	st := &stage{
 		prog:    prog,
-		stock:   stock,
+		slow:    stock,
 		outputs: make(map[string]int, len(prog.Outputs)),
 		labels:  map[metrics.Labels]map[string]string{},
 	}
@@ -41,24 +43,41 @@ func newStage(prog *bundle.Program, stock bool) *stage {
 // task is a plan with its buffers. One bundle at a time uses it.
 type task struct {
 	plan *exec.Plan
+	fast *fastPlan // nil: source and sinks are exec's
 	born time.Time // expiration time of a plan that has no finalizers
 	outs []output
 }
 
 func (st *stage) newTask() (*task, error) {
-	var plan *exec.Plan
-	err := noPanic(func() (err error) {
-		plan, err = exec.UnmarshalPlan(st.prog.Descriptor, nil)
-		return err
-	})
+	t := &task{outs: make([]output, len(st.prog.Outputs))}
+	err := noPanic(func() error { return st.compile(t) })
 	if err != nil {
 		return nil, fmt.Errorf("compile stage %s: %w\n(a Go function must be linked into this binary and registered "+
 			"before beam.Init)", st.prog.Descriptor.GetId(), err)
 	}
-	return &task{plan: plan, born: plan.GetExpirationTime(), outs: make([]output, len(st.prog.Outputs))}, nil
+	t.born = t.plan.GetExpirationTime()
+	return t, nil
 }
 
-// down runs the DoFns' teardowns. A plan that failed reports its failure again: that one is known.
+func (st *stage) compile(t *task) (err error) {
+	st.mu.Lock()
+	slow := st.slow
+	st.mu.Unlock()
+	if !slow {
+		t.plan, t.fast, err = newFast(st)
+		var not *notFast
+		if !errors.As(err, &not) {
+			return err
+		}
+		st.mu.Lock()
+		st.slow = true
+		st.mu.Unlock()
+	}
+	t.plan, err = exec.UnmarshalPlan(st.prog.Descriptor, nil)
+	return err
+}
+
+// down runs the DoFns' teardowns.
 func (t *task) down() error {
 	return t.plan.Down(context.Background())
 }

@@ -91,7 +91,7 @@ func (w *Worker) Run(ctx context.Context, b *bundle.Bundle) (*bundle.Result, err
 	execErr := t.plan.Execute(bctx, b.ID, exec.DataContext{Data: r, State: r})
 	w.finish(r)
 	if err := r.verdict(ctx, execErr); err != nil {
-		w.drop(t)
+		_ = t.down() // reports the DoFn's error once more
 		return nil, err
 	}
 	res := &bundle.Result{Residuals: residuals(t.plan.Checkpoint()), Metrics: r.metrics()}

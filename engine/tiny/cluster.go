@@ -10,6 +10,7 @@ import (
 	"os"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/tinyrunner/tinyrunner/engine"
 	"github.com/tinyrunner/tinyrunner/engine/flow"
@@ -98,11 +99,32 @@ func (c *Cluster) Submit(ctx context.Context, p *beam.Pipeline, name string) (*e
 	if err != nil {
 		return nil, err
 	}
-	job, err := c.Cluster.Submit(engine.JobSpec{ID: id, Name: name, Pipeline: pb, Open: Open(c.log)})
+	options, err := pipelineOptions(name)
+	if err != nil {
+		return nil, err
+	}
+	job, err := c.Cluster.Submit(engine.JobSpec{ID: id, Name: name, Pipeline: pb, Options: options, Open: Open(c.log)})
 	if err != nil {
 		return nil, fmt.Errorf("submit pipeline: %w", err)
 	}
 	return job, nil
+}
+
+// pipelineOptions are the program's flags, which DoFns read as beam.PipelineOptions, in the form that Beam Go sends them.
+func pipelineOptions(name string) (*structpb.Struct, error) {
+	beam.PipelineOptions.LoadOptionsFromFlags(nil)
+	flags := map[string]any{}
+	for k, v := range beam.PipelineOptions.Export().Options {
+		flags[k] = v
+	}
+	s, err := structpb.NewStruct(map[string]any{
+		"beam:option:app_name:v1":   name,
+		"beam:option:go_options:v1": map[string]any{"options": flags},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("pipeline options: %w", err)
+	}
+	return s, nil
 }
 
 // Close cancels all jobs, waits for them, and removes what NewCluster made.
