@@ -299,6 +299,9 @@ func (x *execution) drain() {
 	x.draining = true
 	for _, s := range x.stages {
 		s.dirty = true
+		for i := range s.delayed {
+			s.delayed[i].due = time.Time{} // nothing waits any more
+		}
 		for w := range s.active {
 			w.checkpoint = true
 		}

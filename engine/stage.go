@@ -120,6 +120,9 @@ func (x *execution) addStage(ps *plan.Stage) error {
 	return nil
 }
 
+// unboundedBundles is how many restrictions of an unbounded splittable DoFn are processed at once: they mostly wait.
+const unboundedBundles = 16
+
 // link adds a stage to the execution and wires it to the collections.
 func (x *execution) link(s *stage, input string) {
 	n := 1
@@ -131,6 +134,9 @@ func (x *execution) link(s *stage, input string) {
 		s.blocked = append(s.blocked, &flow.Queue{})
 	}
 	s.busy = make([]bool, x.cfg.Slots)
+	if s.unbounded() {
+		s.busy = make([]bool, max(x.cfg.Slots, unboundedBundles))
+	}
 	s.active = make(map[*work]bool)
 	s.inputWM, s.outputWM, s.dirty = coder.MinTimestamp, coder.MinTimestamp, true
 	for _, c := range s.outs {

@@ -33,7 +33,7 @@ type userOp struct {
 }
 
 func newUserOp(s *stage) (operator, error) {
-	o := &userOp{s: s, generation: make([]int, s.x.cfg.Slots), domains: make(map[string]state.Domain), limit: s.x.cfg.MaxBundleElements}
+	o := &userOp{s: s, generation: make([]int, max(s.x.cfg.Slots, unboundedBundles)), domains: make(map[string]state.Domain), limit: s.x.cfg.MaxBundleElements}
 	states, err := s.userStates()
 	if err != nil {
 		return nil, err
@@ -95,6 +95,8 @@ func (o *userOp) open(context.Context) error {
 	o.workers = o.s.x.envs[o.s.plan.Environment]
 	return nil
 }
+
+func (o *userOp) waits() bool { return o.limit == 1 }
 
 func (o *userOp) next(slot int) *work {
 	s := o.s

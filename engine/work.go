@@ -330,7 +330,7 @@ func (x *execution) splitLongest(ctx context.Context) {
 			age := time.Since(w.started)
 			fraction := 0.5
 			switch {
-			case w.checkpoint, s.unbounded() && age >= x.cfg.MaxBundleTime:
+			case s.plan.Splittable && w.checkpoint, s.op.waits() && age >= x.cfg.MaxBundleTime:
 				fraction = 0
 			case !idle || age < x.cfg.MaxBundleTime<<min(w.splits, 6):
 				continue
