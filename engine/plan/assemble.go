@@ -40,20 +40,17 @@ func assemble(p *pipepb.Pipeline, w *wiring, vertices []*vertex, job string) (*P
 	return a.plan, nil
 }
 
-// stage makes a stage without its programs. It is called after its first transform: that is the one with state or
-// splits, and what is fused behind it may change without changing the stage's name.
+// stage makes a stage without its programs.
 func (a *assembler) stage(v *vertex) *Stage {
 	head := v.members[0]
-	s := &Stage{Name: head.name() + v.suffix, Kind: v.kind, Environment: v.env, Input: v.input}
-	if head.name() == "" {
-		s.Name = head.id + v.suffix
-	}
+	s := &Stage{Name: v.name(), Kind: v.kind, Environment: v.env, Input: v.input}
 	for _, m := range v.members {
 		s.Transforms = append(s.Transforms, m.id)
 		s.SideInputs = append(s.SideInputs, sideInputs(m.leaf)...)
 	}
 	for _, e := range v.emits {
 		s.Outputs = append(s.Outputs, e.to)
+		s.From = append(s.From, e.from)
 	}
 	if v.kind != User {
 		s.Spec = head.t.GetSpec()
@@ -71,6 +68,22 @@ func (a *assembler) stage(v *vertex) *Stage {
 		s.OnWindowExpiration = head.pardo.GetOnWindowExpirationTimerFamilySpec()
 	}
 	return s
+}
+
+// name returns the name of a stage: that of the transform it begins with, which is the one with state or splits. What is
+// fused behind it may change without changing the name. Of several that read the same queue it is the least name: some
+// SDKs write equal pipelines with transforms in any order.
+func (v *vertex) name() string {
+	name := v.members[0].name()
+	for _, m := range v.members[1:] {
+		if m.main != "" && m.main == v.input {
+			name = min(name, m.name())
+		}
+	}
+	if name == "" {
+		name = v.members[0].id
+	}
+	return name + v.suffix
 }
 
 // own makes a leaf the owner of the stage's state.
@@ -124,7 +137,9 @@ func (a *assembler) collections() error {
 	for _, s := range a.plan.Stages {
 		for _, id := range s.Outputs {
 			c := a.plan.Collections[id]
-			c.Producers = append(c.Producers, s.Index)
+			if !slices.Contains(c.Producers, s.Index) {
+				c.Producers = append(c.Producers, s.Index)
+			}
 		}
 	}
 	return nil

@@ -2,17 +2,17 @@ package plan
 
 import (
 	"slices"
-	"testing"
 
 	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"google.golang.org/protobuf/proto"
+	"pgregory.net/rapid"
 
 	"github.com/tinyrunner/tinyrunner/engine/bundle"
 )
 
 // check fails the test unless the plan has all properties that every plan has.
-func check(t testing.TB, p *Plan) {
+func check(t rapid.TB, p *Plan) {
 	t.Helper()
 	names, ids, owners := map[string]bool{}, map[string]bool{}, map[string]bool{}
 	written := map[string]bool{}
@@ -42,7 +42,7 @@ func check(t testing.TB, p *Plan) {
 		if (s.Kind == User) != (s.Program != nil) || s.Splittable != (s.Truncate != nil) {
 			t.Errorf("stage %s lacks a program, or has one too many", s.Name)
 		}
-		if s.Program != nil && len(s.Program.Outputs) != len(s.Outputs) {
+		if s.Program != nil && (len(s.Program.Outputs) != len(s.Outputs) || len(s.From) != len(s.Outputs)) {
 			t.Errorf("stage %s has %d outputs and %d sinks", s.Name, len(s.Outputs), len(s.Program.Outputs))
 		}
 	}
@@ -57,7 +57,7 @@ func check(t testing.TB, p *Plan) {
 }
 
 // checkOrder: a stage reads only what stages before it wrote, all of it.
-func checkOrder(t testing.TB, p *Plan, s *Stage, written map[string]bool) {
+func checkOrder(t rapid.TB, p *Plan, s *Stage, written map[string]bool) {
 	reads := []string{s.Input}
 	for _, side := range s.SideInputs {
 		reads = append(reads, side.Collection)
@@ -79,8 +79,10 @@ func checkOrder(t testing.TB, p *Plan, s *Stage, written map[string]bool) {
 		if p.Collections[id] == nil || !slices.Contains(p.Collections[id].Producers, s.Index) {
 			t.Errorf("stage %s writes %s, which does not know it", s.Name, id)
 		}
-		if slices.Contains(s.Outputs[:i], id) {
-			t.Errorf("stage %s writes %s twice", s.Name, id)
+		for j := range i {
+			if s.Outputs[j] == id && s.From[j] == s.From[i] {
+				t.Errorf("stage %s writes %s twice", s.Name, id)
+			}
 		}
 	}
 }
@@ -93,7 +95,7 @@ func truncateProgram(s *Stage) *bundle.Program {
 }
 
 // checkProgram: whatever a descriptor names is in it, and every input of a transform is produced in it, but side inputs.
-func checkProgram(t testing.TB, prog *bundle.Program) {
+func checkProgram(t rapid.TB, prog *bundle.Program) {
 	t.Helper()
 	d := prog.Descriptor
 	coder := func(who, id string) {

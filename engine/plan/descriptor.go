@@ -105,7 +105,7 @@ func (a *assembler) truncate(s *Stage, process *leaf) *Stage {
 	d.sink(truncated, s.Input, a.windowed(s.Input))
 	return &Stage{
 		Index: s.Index, Name: name, Kind: User, Transforms: []string{process.id}, Environment: s.Environment,
-		Input: s.Input, Outputs: []string{s.Input}, SideInputs: s.SideInputs, Program: d.program,
+		Input: s.Input, Outputs: []string{s.Input}, From: []string{truncated}, SideInputs: s.SideInputs, Program: d.program,
 	}
 }
 

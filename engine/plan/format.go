@@ -86,8 +86,19 @@ func (p *Plan) formatStage(w io.Writer, s *Stage) {
 		line("timer", "%s: %s", t.ID, strings.ToLower(strings.ReplaceAll(t.Domain.String(), "_", " ")))
 	}
 	if len(s.Outputs) > 0 {
-		line("out", "%s", strings.Join(s.Outputs, " "))
+		line("out", "%s", s.writes())
 	}
+}
+
+// writes names the outputs of a stage, and where they are from if they have another name there.
+func (s *Stage) writes() string {
+	out := slices.Clone(s.Outputs)
+	for i, from := range s.From {
+		if from != out[i] {
+			out[i] += " (from " + from + ")"
+		}
+	}
+	return strings.Join(out, ", ")
 }
 
 // traits are what is special about a stage.

@@ -1,8 +1,10 @@
 package plan
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -195,5 +197,10 @@ func goPipeline(t testing.TB, name string) *pipepb.Pipeline {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return proto.Clone(out).(*pipepb.Pipeline)
+	// The SDK orders roots at random.
+	sorted := proto.Clone(out).(*pipepb.Pipeline)
+	slices.SortFunc(sorted.RootTransformIds, func(a, b string) int {
+		return cmp.Or(cmp.Compare(len(a), len(b)), strings.Compare(a, b))
+	})
+	return sorted
 }

@@ -52,9 +52,12 @@ type Stage struct {
 	// Input is the PCollection whose elements start bundles; "" for roots.
 	Input string
 	// Outputs are the collections that the stage writes, in the order of Program.Outputs. A collection may be written by
-	// several stages (an unzipped Flatten); its consumers read all of them as one queue. A native stage with several
-	// outputs writes every element to each of them (but a TestStream with several outputs of its own). None is twice in it.
+	// several stages (an unzipped Flatten); its consumers read all of them as one queue.
 	Outputs []string
+	// From are, by output, the PCollections of the stage's transforms whose elements go there: the output itself but for
+	// what a Flatten or Redistribute behind the stage takes over. A native stage writes each element to all outputs that
+	// are from the same PCollection. No two outputs are equal in both.
+	From []string
 
 	// Keyed: elements of one key never run in two bundles at once, and state and timers belong to the key. The input's
 	// element coder is then a KV.

@@ -46,10 +46,19 @@ func pythonPipeline(t testing.TB, name string) *pipepb.Pipeline {
 	return p
 }
 
+// TestSketches prints the plans of pipelines that are written as in sketch_test.go.
+func TestSketches(t *testing.T) {
+	datadriven.Walk(t, "testdata/sketches", func(t *testing.T, path string) {
+		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+			return planned(t, sketched(t, d.Input))
+		})
+	})
+}
+
 // planned compiles a pipeline and returns the plan, or the error, as text.
 func planned(t testing.TB, p *pipepb.Pipeline) string {
 	before := proto.Clone(p)
-	plan, err := Compile(p, Options{Job: "job"})
+	plan, err := Compile(p, Options{Job: "job", Native: sketchNative})
 	if err != nil {
 		return "error: " + err.Error()
 	}

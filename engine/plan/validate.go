@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -20,6 +21,9 @@ func validate(p *pipepb.Pipeline) error {
 	v := &validator{comps: p.Components, parent: map[string]string{}, coders: map[string]int{}, strategies: map[string]bool{}}
 	if len(p.RootTransformIds) == 0 {
 		p.RootTransformIds = v.orphans()
+		if len(p.RootTransformIds) == 0 && len(v.comps.GetTransforms()) > 0 {
+			return errors.New("the pipeline has no root transforms: each is part of another one")
+		}
 	}
 	for _, id := range p.RootTransformIds {
 		if err := v.transform("the pipeline", id); err != nil {

@@ -61,7 +61,7 @@ func (w *wiring) leaf(l *leaf) error {
 		if !ok {
 			return fmt.Errorf("transform %q (%s) cannot keep state by the keys of PCollection %q: %w", l.name(), l.urn(), l.main, errNotKV)
 		}
-		if err := w.timer(l, key); err != nil {
+		if err := w.state(l, key); err != nil {
 			return err
 		}
 	}
@@ -89,15 +89,19 @@ func (w *wiring) adopt(l *leaf, id string) error {
 	return nil
 }
 
-// timer gives a stateful leaf timers with keys and windows as they are on the wire.
-func (w *wiring) timer(l *leaf, key string) error {
-	if len(l.pardo.GetTimerFamilySpecs()) == 0 {
-		return nil
+// state gives a stateful leaf timers with keys and windows as they are on the wire, and ordered lists whose values the
+// runner can tell apart. Other state the runner keeps as the bytes that come.
+func (w *wiring) state(l *leaf, key string) error {
+	if len(l.pardo.GetTimerFamilySpecs()) > 0 {
+		w.timers[l] = w.coders.of(coder.URNTimer, key, w.windowing(l.main).GetWindowCoderId())
 	}
-	id := w.coders.of(coder.URNTimer, key, w.windowing(l.main).GetWindowCoderId())
-	w.timers[l] = id
 	for _, f := range l.pardo.GetTimerFamilySpecs() {
-		f.TimerFamilyCoderId = id
+		f.TimerFamilyCoderId = w.timers[l]
+	}
+	for _, s := range l.pardo.GetStateSpecs() {
+		if list := s.GetOrderedListSpec(); list != nil {
+			list.ElementCoderId = w.element(list.GetElementCoderId())
+		}
 	}
 	payload, err := proto.MarshalOptions{Deterministic: true}.Marshal(l.pardo)
 	if err != nil {
