@@ -19,6 +19,15 @@ type groupOp struct {
 	simple   *simpleGroup // nil: the general case
 	cells    struct{ record, buffer state.Cell }
 	value    *coder.Coder
+	merger   *sdkMerger // nil unless the SDK merges the windows
+}
+
+func (o *groupOp) open(ctx context.Context) error {
+	if o.merger == nil {
+		return nil
+	}
+	o.merger.ctx = ctx
+	return o.s.x.openEnvironment(ctx, o.s.plan.Windowing.GetEnvironmentId())
 }
 
 func newGroupOp(s *stage) (operator, error) {
@@ -26,7 +35,15 @@ func newGroupOp(s *stage) (operator, error) {
 	o := &groupOp{s: s, value: in.Coder.Elem().Component(1)}
 	comps := s.x.job.plan.Pipeline.GetComponents()
 	env := comps.GetEnvironments()[s.plan.Windowing.GetEnvironmentId()]
-	g, err := window.Compile(window.ForSDK(s.plan.Windowing, env), in.Coder.Window(), nil)
+	var merger window.Merger
+	if s.plan.MergeWindows != nil {
+		m, err := newMerger(s)
+		if err != nil {
+			return nil, err
+		}
+		o.merger, merger = m, m
+	}
+	g, err := window.Compile(window.ForSDK(s.plan.Windowing, env), in.Coder.Window(), merger)
 	if err != nil {
 		return nil, err
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/tinyrunner/tinyrunner/engine/coder"
-	"github.com/tinyrunner/tinyrunner/engine/flow"
 	"github.com/tinyrunner/tinyrunner/engine/plan"
 	"github.com/tinyrunner/tinyrunner/engine/userstate"
 	"github.com/tinyrunner/tinyrunner/engine/window"
@@ -151,7 +150,7 @@ func (o *userOp) holdBack(w *work) error {
 	before := o.sideVersions()
 	x.mu.Unlock()
 	ready := make(map[int64]bool) // by end of the main window
-	isReady := func(end int64) bool {
+	wait, err := w.sift(func(end int64) verdict {
 		r, known := ready[end]
 		if !known {
 			x.mu.Lock()
@@ -162,61 +161,20 @@ func (o *userOp) holdBack(w *work) error {
 			x.mu.Unlock()
 			ready[end] = r
 		}
-		return r
-	}
-	in := o.s.in.Coder
-	now, later := x.cfg.Pool.NewBuilder(), x.cfg.Pool.NewBuilder()
-	err := func() error {
-		for _, b := range w.blocks {
-			if err := eachElement([]*flow.Block{b}, func(elem []byte) error {
-				h, err := in.ParseHeader(elem)
-				if err != nil {
-					return err
-				}
-				to := now
-				for win := range in.EachWindow(h) {
-					end, err := window.End(in.Window(), win)
-					if err != nil {
-						return err
-					}
-					if !isReady(end) {
-						to = later
-					}
-				}
-				return to.Append(elem, max(h.Timestamp, b.MinTimestamp()))
-			}); err != nil {
-				return err
-			}
+		if r {
+			return process
 		}
-		return nil
-	}()
-	if err != nil || later.Len() == 0 {
-		now.Discard()
-		later.Discard()
+		return postpone
+	})
+	if err != nil || len(wait) == 0 {
 		return err
 	}
-	keep, err := now.Finish()
-	if err != nil {
-		later.Discard()
-		return err
-	}
-	wait, err := later.Finish()
-	if err != nil {
-		for _, b := range keep {
-			b.Release()
-		}
-		return err
-	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	for _, b := range w.blocks {
-		b.Release()
-	}
-	w.blocks = keep
 	slot := 0
 	if o.s.keyed {
 		slot = w.slot
 	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	o.s.blocked[slot].Push(wait...)
 	if before != o.sideVersions() {
 		o.s.unblock() // something came between the look and now

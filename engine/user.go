@@ -115,6 +115,9 @@ func (o *userOp) next(slot int) *work {
 	}
 	q := s.queue(slot)
 	w := s.take(slot, q, o.share(q))
+	if w != nil {
+		w.upTo = s.inputWM
+	}
 	if w != nil && s.x.draining && s.plan.Truncate != nil {
 		w.kind = truncation
 		w.out = newTruncation(s)
@@ -156,7 +159,10 @@ func (o *userOp) run(ctx context.Context, w *work) error {
 	}
 	x := o.s.x
 	x.mu.Lock()
-	b.Input = append(b.Input, w.blocks...)
+	if !o.parks(w) {
+		b.Input = append(b.Input, w.blocks...)
+	}
+	b.Input = append(b.Input, w.extra...)
 	b.CacheTokens = o.cacheTokens(worker, w.slot)
 	w.worker, w.bundle, w.running = worker, b, true
 	x.mu.Unlock()
@@ -177,6 +183,11 @@ func (o *userOp) run(ctx context.Context, w *work) error {
 
 // prepare opens what the bundle reads besides its elements: state, side inputs, fired timers.
 func (o *userOp) prepare(w *work, b *bundle.Bundle) error {
+	if o.s.hasOwner && w.minInput < w.upTo {
+		if err := o.dropExpired(w); err != nil {
+			return err
+		}
+	}
 	if len(o.sides) > 0 {
 		if err := o.holdBack(w); err != nil {
 			return err
@@ -187,10 +198,27 @@ func (o *userOp) prepare(w *work, b *bundle.Bundle) error {
 	} else {
 		b.State = noState{}
 	}
+	if o.parks(w) {
+		return o.park(w)
+	}
 	if w.kind != eventTimers && w.kind != processingTimers {
 		return nil
 	}
 	return o.fireTimers(w, b)
+}
+
+// parks: the work's elements wait for their time.
+func (o *userOp) parks(w *work) bool { return w.kind == elements && o.s.plan.TimeSorted }
+
+// dropExpired drops elements of windows whose state is gone: they are too late.
+func (o *userOp) dropExpired(w *work) error {
+	_, err := w.sift(func(end int64) verdict {
+		if window.Expiry(o.s.plan.Windowing, end) < w.upTo {
+			return drop
+		}
+		return process
+	})
+	return err
 }
 
 // fireTimers takes the due timers of the slot into the bundle. Timers of one key fire in the order of their times, and what
@@ -202,6 +230,8 @@ func (o *userOp) fireTimers(w *work, b *bundle.Bundle) error {
 		domain = state.ProcessingTime
 	}
 	tx := w.begin()
+	sorted := o.s.x.cfg.Pool.NewBuilder()
+	defer sorted.Discard()
 	first := make(map[string]int64)
 	byFamily := make(map[string]int)
 	for t, err := range o.s.x.db.DueTimers(o.s.owner, domain, g0, g1, w.upTo) {
@@ -224,6 +254,12 @@ func (o *userOp) fireTimers(w *work, b *bundle.Bundle) error {
 			}
 			continue
 		}
+		if t.Family == sortedFamily {
+			if err := sorted.Append(t.Payload, t.Fire); err != nil {
+				return err
+			}
+			continue
+		}
 		f, ok := o.family(t.Family)
 		if !ok {
 			continue // the pipeline that set it had the family, this one has not
@@ -239,7 +275,9 @@ func (o *userOp) fireTimers(w *work, b *bundle.Bundle) error {
 			Key: t.Key, Tag: t.Tag, Windows: t.Window, NumWindows: 1, Fire: t.Fire, Hold: t.Hold, Pane: coder.NoFiring(),
 		})
 	}
-	return nil
+	var err error
+	w.extra, err = sorted.Finish()
+	return err
 }
 
 func (o *userOp) family(id string) (bundle.TimerFamily, bool) {
@@ -298,14 +336,22 @@ func (o *userOp) touch(tx *state.Tx, key, win []byte) error {
 	if err != nil {
 		return err
 	}
-	if end >= coder.EndOfGlobalWindow {
-		return nil // it ends with the job
-	}
 	_, g := o.s.x.slotOf(key)
-	return tx.SetTimer(state.Timer{
+	t := state.Timer{
 		Group: g, Owner: o.s.owner, Domain: state.EventTime, Family: expiryFamily, Key: key, Window: win,
-		Fire: window.Expiry(o.s.plan.Windowing, end) + 1, Hold: state.NoHold,
-	})
+		Fire: window.Expiry(o.s.plan.Windowing, end) + 2, Hold: state.NoHold,
+	}
+	if f := o.s.plan.OnWindowExpiration; f != "" {
+		last := t
+		last.Family, last.Fire, last.Hold = f, t.Fire-1, end
+		if err := tx.SetTimer(last); err != nil {
+			return err
+		}
+	}
+	if end >= coder.EndOfGlobalWindow {
+		return nil // the state ends with the job
+	}
+	return tx.SetTimer(t)
 }
 
 // expire clears all state of a key in a window.

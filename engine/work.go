@@ -40,6 +40,8 @@ type work struct {
 	// onCommit runs under execution.mu together with the rest of the commit.
 	onCommit []func()
 	dropped  int64
+	extra    []*flow.Block // elements that come from the state: released, never queued again
+	seq      int64         // number of the work in the execution
 
 	// mu-guarded:
 	blocks     []*flow.Block // input; after a split only the part the work keeps
@@ -81,6 +83,7 @@ func (s *stage) take(slot int, q *flow.Queue, maxElements int) *work {
 func (s *stage) newWork(slot int, kind workKind) *work {
 	s.x.nextID++
 	w := &work{
+		seq:   s.x.nextID,
 		id:    s.x.job.spec.ID + "-" + strconv.FormatInt(s.x.nextID, 10),
 		stage: s, slot: slot, kind: kind, minInput: coder.MaxTimestamp, hold: coder.MaxTimestamp,
 	}
@@ -192,7 +195,10 @@ func (x *execution) release(w *work) {
 	for _, b := range w.blocks {
 		b.Release()
 	}
-	w.blocks = nil
+	for _, b := range w.extra {
+		b.Release()
+	}
+	w.blocks, w.extra = nil, nil
 	delete(s.active, w)
 	s.busy[w.slot] = false
 	s.dirty = true
