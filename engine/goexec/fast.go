@@ -55,7 +55,7 @@ func newFast(st *stage) (*exec.Plan, *fastPlan, error) {
 	for id, t := range d.GetTransforms() {
 		in := t.GetInputs()
 		if len(in) > 1 {
-			return nil, nil, refuse("%s has side inputs", id)
+			return nil, nil, refuse("%s has several inputs", t.GetUniqueName())
 		}
 		for _, c := range in {
 			b.consumers[c] = append(b.consumers[c], id)

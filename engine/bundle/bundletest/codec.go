@@ -27,6 +27,7 @@ type Program struct {
 	Transforms map[string]string
 
 	tb   testing.TB
+	pool *flow.Pool // made by the first Blocks
 	in   *codec
 	outs []*codec
 }
@@ -34,10 +35,13 @@ type Program struct {
 // KV is a key and a value as an element of an input.
 type KV struct{ K, V any }
 
-// At gives an element a timestamp, in milliseconds; other elements have 0.
+// At gives an element a timestamp, in milliseconds, windows and a pane. Others are at 0, in the global window, with the pane
+// of elements that no trigger fired.
 type At struct {
-	Elem any
-	Ms   int64
+	Elem    any
+	Ms      int64
+	Windows []typex.Window // nil: the global window
+	Pane    typex.PaneInfo // zero: not fired by a trigger
 }
 
 type codec struct {
@@ -71,13 +75,19 @@ type Grouped struct {
 }
 
 func (k *codec) encode(v any) ([]byte, int64, error) {
-	at := At{Elem: v}
-	if a, ok := v.(At); ok {
-		at = a
+	at, ok := v.(At)
+	if !ok {
+		at.Elem = v
+	}
+	if at.Windows == nil {
+		at.Windows = window.SingleGlobalWindow
+	}
+	if at.Pane == (typex.PaneInfo{}) {
+		at.Pane = typex.NoFiringPane()
 	}
 	var b bytes.Buffer
 	ts := mtime.FromMilliseconds(at.Ms)
-	if err := exec.EncodeWindowedValueHeader(k.wenc, []typex.Window{window.GlobalWindow{}}, ts, typex.NoFiringPane(), &b); err != nil {
+	if err := exec.EncodeWindowedValueHeader(k.wenc, at.Windows, ts, at.Pane, &b); err != nil {
 		return nil, 0, err
 	}
 	if g, ok := at.Elem.(Grouped); ok {
@@ -113,14 +123,10 @@ func (p *Program) Bytes(v any) []byte {
 	return b
 }
 
-// Blocks encodes elements into blocks of a pool that lives as long as the test, per elements each.
+// Blocks encodes elements into blocks of per elements each, which live as long as the test. One goroutine.
 func (p *Program) Blocks(per int, elems ...any) []*flow.Block {
 	p.tb.Helper()
-	pool, err := flow.NewPool(64<<20, p.tb.TempDir())
-	if err != nil {
-		p.tb.Fatal(err)
-	}
-	p.tb.Cleanup(func() { pool.Close() })
+	pool := p.blocks()
 	var out []*flow.Block
 	for len(elems) > 0 {
 		n := min(per, len(elems))
@@ -147,6 +153,25 @@ func (p *Program) Blocks(per int, elems ...any) []*flow.Block {
 		}
 	})
 	return out
+}
+
+// blocks returns the program's pool.
+func (p *Program) blocks() *flow.Pool {
+	p.tb.Helper()
+	if p.pool != nil {
+		return p.pool
+	}
+	pool, err := flow.NewPool(64<<20, p.tb.TempDir())
+	if err != nil {
+		p.tb.Fatal(err)
+	}
+	p.tb.Cleanup(func() {
+		if err := pool.Close(); err != nil {
+			p.tb.Errorf("close pool: %v", err)
+		}
+	})
+	p.pool = pool
+	return pool
 }
 
 // Output decodes what the sink took of output i: one string per element, "value" or "key:value", with "@ms" behind it

@@ -92,7 +92,7 @@ func elements(t *testing.T, w Worker) {
 	p := Compile(t, []string{""}, func(s beam.Scope, in beam.PCollection) {
 		beam.ParDo(s, upper, beam.ParDo(s, words, in))
 	})
-	b, sink, _ := p.Bundle("a rose", "is", At{"a rose", 1500}, "", "is it", "not")
+	b, sink, _ := p.Bundle("a rose", "is", At{Elem: "a rose", Ms: 1500}, "", "is it", "not")
 	r := mustRun(t, w, b)
 	same(t, "output", p.Output(sink, 0), "[A ROSE IS A@1500 ROSE@1500 IS IT NOT]")
 	if len(r.Residuals) > 0 || r.RequiresFinalization {
