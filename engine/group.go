@@ -47,7 +47,7 @@ func newGroupOp(s *stage) (operator, error) {
 	if err != nil {
 		return nil, err
 	}
-	o.grouping = g
+	o.grouping = g.ForInput(in.Bounded, s.x.job.streaming())
 	for name, cell := range map[string]*state.Cell{"record": &o.cells.record, "buffer": &o.cells.buffer} {
 		if *cell, err = s.x.db.Cell(s.plan.Owner + "\x00" + name); err != nil {
 			return nil, err

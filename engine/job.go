@@ -68,6 +68,16 @@ func (j *Job) Pipeline() *pipepb.Pipeline { return j.spec.Pipeline }
 // Options are the pipeline options as they were submitted; may be nil.
 func (j *Job) Options() *structpb.Struct { return j.spec.Options }
 
+// streaming: the job was declared a streaming one by its options.
+func (j *Job) streaming() bool {
+	for _, name := range []string{"beam:option:streaming:v1", "streaming"} {
+		if v, ok := j.spec.Options.GetFields()[name]; ok && v.GetBoolValue() {
+			return true
+		}
+	}
+	return false
+}
+
 // Plan is the plan the job runs. Callers must not change it.
 func (j *Job) Plan() *plan.Plan { return j.plan }
 

@@ -29,6 +29,7 @@
 //   - A window's end is its maximum timestamp, but never later than the end of the global window; its expiry is the end plus
 //     the allowed lateness, with the same bound. Thus the final watermark (coder.MaxTimestamp) ends every window.
 //   - A window is closed when its root trigger finished. Its record stays until the expiry as a mark: its elements are dropped.
+//     Not so when the input is bounded, or when the trigger finished by the clock: what comes later makes a last pane.
 //   - An empty ON_TIME pane (FIRE_ALWAYS) is emitted only when a trigger that waits for the end of the window fires there. A
 //     trigger that never asks for the end of the window, such as repeated counts, promises no on-time pane.
 //   - Timers and holds may lag behind: a timer that is set earlier than needed is left alone (it fires, finds nothing to do, and

@@ -76,6 +76,8 @@ type strategy struct {
 	ws     *pipepb.WindowingStrategy
 	assign assign
 	merger Merger
+	// bounded and streaming are what is known of the input.
+	bounded, streaming bool
 }
 
 func (s *strategy) compile() (*Grouping, error) {
@@ -83,7 +85,11 @@ func (s *strategy) compile() (*Grouping, error) {
 	if s.ws.GetWindowFn().GetUrn() == globalURN {
 		wc = coder.GlobalWindow()
 	}
-	return Compile(s.ws, wc, s.merger)
+	g, err := Compile(s.ws, wc, s.merger)
+	if err != nil {
+		return nil, err
+	}
+	return g.ForInput(s.bounded, s.streaming), nil
 }
 
 // parseStrategy reads words such as "sessions=10", "trigger=repeat(count(2))", "lateness=5", "discarding".
@@ -134,6 +140,10 @@ func (s *strategy) option(key, value string) (err error) {
 	case "retracting":
 		s.ws.AccumulationMode = pipepb.AccumulationMode_RETRACTING
 	case "discarding":
+	case "bounded":
+		s.bounded = true
+	case "streaming":
+		s.streaming = true
 	case "earliest":
 		s.ws.OutputTime = pipepb.OutputTime_EARLIEST_IN_PANE
 	case "latest":

@@ -150,8 +150,11 @@ func (r *run) element(window []byte, elem *Element) error {
 		return fmt.Errorf("buffer value: %w", err)
 	}
 	t, now := r.g.trigger, r.now(rec)
+	if rec.state.bit(t.root.finished) {
+		return nil // kept for the last pane
+	}
 	t.root.element(now, &rec.state, t.merging)
-	if !t.byElement {
+	if !t.byElement || r.g.perBatch {
 		return nil
 	}
 	if ready := t.root.ready(now, &rec.state); ready.ready && ready.byElement {
@@ -186,7 +189,7 @@ func (r *run) fire(rec *record, ready readiness, last bool) error {
 	if ready.ready {
 		g.trigger.root.fire(r.now(rec), &rec.state, g.trigger.merging)
 	}
-	last = last || rec.state.bit(g.trigger.root.finished)
+	last = last || !g.keeps && rec.state.bit(g.trigger.root.finished)
 	timing := r.timing(rec)
 	firing := Firing{
 		Window:    rec.window,
@@ -255,7 +258,7 @@ func (r *run) settle(rec *record) error {
 	if err := r.setTimer(rec, EventTime, fire); err != nil {
 		return err
 	}
-	if !rec.closed {
+	if !rec.closed && !rec.state.bit(r.g.trigger.root.finished) {
 		for _, d := range [...]Domain{ProcessingTime, SynchronizedProcessingTime} {
 			if fire, ok := r.g.trigger.nextTimer(d, r.now(rec), &rec.state); ok {
 				if err := r.setTimer(rec, d, fire); err != nil {

@@ -29,6 +29,8 @@ type Grouping struct {
 	output   pipepb.OutputTime_Enum
 
 	accumulating bool // panes repeat what earlier panes had
+	keeps        bool // what comes after the trigger has finished is kept for a last pane, not dropped
+	perBatch     bool // triggers of elements are looked at once for each batch, not after each element
 	closingPane  bool // an empty last pane is emitted
 	onTimePane   bool // an empty on-time pane is emitted
 }
@@ -73,7 +75,19 @@ func Compile(ws *pipepb.WindowingStrategy, wc *coder.WindowCoder, merger Merger)
 	if g.trigger, err = compileTrigger(ws.GetTrigger(), g.merger != nil); err != nil {
 		return nil, fmt.Errorf("compile windowing: %w", err)
 	}
+	// A trigger that finishes by the clock must not close the window: what is lost would depend on the machine's speed.
+	g.keeps = g.trigger.root.kind == kindProcessing || g.trigger.root.kind == kindSynchronized
 	return g, nil
+}
+
+// ForInput returns the grouping for an input that is bounded or not, in a job that was declared streaming or not. Of a bounded
+// input nothing is ever dropped: what comes after the trigger has finished makes a last pane at the end. When the job is not
+// declared streaming either, a bundle counts as one arrival: "after 3 elements" then means at least 3.
+func (g *Grouping) ForInput(bounded, streaming bool) *Grouping {
+	c := *g
+	c.keeps = g.keeps || bounded
+	c.perBatch = bounded && !streaming
+	return &c
 }
 
 // Simple tells that every key and window has exactly one pane, which fires when the watermark passes the end of the window, with
