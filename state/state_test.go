@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -46,11 +47,19 @@ func must(t testing.TB, err error) {
 	}
 }
 
-func bagOf(t testing.TB, tx *Tx, group uint16, cell Cell, prefix string) string {
+// fataler is what *testing.T and *rapid.T have in common here.
+type fataler interface {
+	Helper()
+	Fatal(...any)
+}
+
+func bagOf(t fataler, tx *Tx, group uint16, cell Cell, prefix string) string {
 	t.Helper()
 	var out []byte
 	for kv, err := range tx.ScanPrefix(group, cell, []byte(prefix)) {
-		must(t, err)
+		if err != nil {
+			t.Fatal(err)
+		}
 		out = append(out, kv.Value...)
 	}
 	return string(out)
@@ -168,5 +177,30 @@ func checkPairs(t *testing.T, cut string, slots uint16) {
 	}
 	if _, ok := db.MinHold(owner); ok != (timers > 0) {
 		t.Errorf("a cut with %d timers has a hold: %v", timers, ok)
+	}
+}
+
+// The first chunk after a clear overwrites the one before it. Clearing by a shorter prefix deletes it under the bag's feet.
+func TestAppendAfterClears(t *testing.T) {
+	db := openTest(t, t.TempDir(), Options{})
+	cell := cellOf(t, db, "c")
+	for i, clears := range []string{"", "pq", "p", "pq p", "p pq", "pq p pq"} {
+		for range 2 { // the second time, what the first one committed is below
+			tx := db.Begin()
+			must(t, tx.DeletePrefix(uint16(i), cell, []byte("pq")))
+			must(t, tx.Append(uint16(i), cell, []byte("pq"), []byte("first"))) // has sequence 0
+			must(t, tx.Commit())
+			tx = db.Begin()
+			for p := range strings.FieldsSeq(clears) {
+				must(t, tx.DeletePrefix(uint16(i), cell, []byte(p)))
+				must(t, tx.Append(uint16(i), cell, []byte("pq"), []byte(p+" ")))
+			}
+			must(t, tx.DeletePrefix(uint16(i), cell, []byte("p")))
+			must(t, tx.Append(uint16(i), cell, []byte("pq"), []byte("last")))
+			must(t, tx.Commit())
+			if got := bagOf(t, db.Begin(), uint16(i), cell, "pq"); got != "last" {
+				t.Errorf("after clearing %q the bag is %q", clears, got)
+			}
+		}
 	}
 }
