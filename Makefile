@@ -10,7 +10,7 @@ LINT   := $(BUILD)/bin/golangci-lint-$(GOLANGCI)
 .PHONY: build test race lint demo conformance bench chaos venv clean
 
 build:
-	$(GO) build -trimpath -buildvcs=auto -o $(BUILD)/tinyrunner ./cmd/tinyrunner
+	$(GO) build -buildvcs=auto -o $(BUILD)/tinyrunner ./cmd/tinyrunner
 
 # The whole suite, with pipelines of the real Python and Go SDKs.
 test: venv
