@@ -30,7 +30,7 @@ func (c *Connection) options(log *slog.Logger) ([]kgo.Opt, error) {
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(c.Brokers...),
 		kgo.ClientID("tinyrunner"),
-		kgo.WithLogger(&logger{log}),
+		kgo.WithLogger(newLogger(log)),
 		// A partition that has moved is found again within this time; the default of 5 s is a long stall.
 		kgo.MetadataMinAge(metadataAge),
 		// Telemetry for the broker (KIP-714) compresses with buffers of several MB.
@@ -149,29 +149,6 @@ func isTLS(err error) bool {
 		record tls.RecordHeaderError
 	)
 	return errors.As(err, &verify) || errors.As(err, &record)
-}
-
-// logger hands franz-go's log to slog: its warnings and errors (retries, lost connections), not its chatter.
-type logger struct{ log *slog.Logger }
-
-var _ kgo.Logger = (*logger)(nil)
-
-// Level implements kgo.Logger.
-func (l *logger) Level() kgo.LogLevel {
-	if l.log.Enabled(context.Background(), slog.LevelDebug) {
-		return kgo.LogLevelInfo
-	}
-	return kgo.LogLevelWarn
-}
-
-// Log implements kgo.Logger.
-func (l *logger) Log(level kgo.LogLevel, msg string, keyvals ...any) {
-	to := slog.LevelDebug
-	switch level {
-	case kgo.LogLevelError, kgo.LogLevelWarn:
-		to = slog.LevelWarn // what is fatal comes back as an error
-	}
-	l.log.Log(context.Background(), to, "kafka: "+msg, keyvals...)
 }
 
 // codec is the compression of produced batches, with none as the fallback.
