@@ -51,10 +51,10 @@ type server struct {
 	jobs    *jobapi.Service
 	workers *fnapi.Server
 
-	jobs4, workers4, web4 net.Listener // web4 is nil without HTTP
-	jobServer             *grpc.Server
-	workerServer          *grpc.Server
-	webServer             *http.Server
+	jobListener, workerListener, webListener net.Listener // webListener is nil without HTTP
+	jobServer                                *grpc.Server
+	workerServer                             *grpc.Server
+	webServer                                *http.Server
 
 	cleanup []func() error // in the order of making; run in reverse
 }
@@ -119,14 +119,14 @@ func (s *server) openDir() error {
 }
 
 func (s *server) openPorts() (err error) {
-	if s.jobs4, err = s.listen("job_port", s.settings.jobPort); err != nil {
+	if s.jobListener, err = s.listen("job_port", s.settings.jobPort); err != nil {
 		return err
 	}
-	if s.workers4, err = s.listen("worker_port", s.settings.workerPort); err != nil {
+	if s.workerListener, err = s.listen("worker_port", s.settings.workerPort); err != nil {
 		return err
 	}
 	if s.settings.serveHTTP {
-		s.web4, err = s.listen("http_port", s.settings.webPort)
+		s.webListener, err = s.listen("http_port", s.settings.webPort)
 	}
 	return err
 }
@@ -170,7 +170,7 @@ func portOf(l net.Listener) int {
 }
 
 // jobEndpoint is where this machine's own programs reach the Job API.
-func (s *server) jobEndpoint() string { return s.address(s.jobs4) }
+func (s *server) jobEndpoint() string { return s.address(s.jobListener) }
 
 func (s *server) makeCluster() error {
 	pool, err := flow.NewPool(int64(s.settings.bufferPool), filepath.Join(s.dir, "spill"))
@@ -180,7 +180,7 @@ func (s *server) makeCluster() error {
 	s.onClose(pool.Close)
 	cache := state.NewCache(int64(s.settings.memory) / 4)
 	s.onClose(func() error { cache.Close(); return nil })
-	s.workers = fnapi.NewServer(fnapi.Config{Logger: s.log, Endpoint: s.address(s.workers4), WorkerWait: s.settings.workerWait})
+	s.workers = fnapi.NewServer(fnapi.Config{Logger: s.log, Endpoint: s.address(s.workerListener), WorkerWait: s.settings.workerWait})
 	s.cluster, err = engine.New(engine.Config{
 		DataDir: s.dir, Pool: pool, Cache: cache, Slots: s.settings.slots, MaxParallelism: maxParallelism,
 		Sources: sources(), Sinks: sinks(), Logger: s.log,
@@ -189,7 +189,7 @@ func (s *server) makeCluster() error {
 		return fmt.Errorf("make cluster: %w", err)
 	}
 	s.onClose(s.cluster.Close)
-	if s.web4 == nil {
+	if s.webListener == nil {
 		return nil
 	}
 	handler, err := web.NewHandler(web.Config{
@@ -204,7 +204,7 @@ func (s *server) makeCluster() error {
 
 func (s *server) makeServices() (err error) {
 	s.jobs, err = jobapi.New(jobapi.Config{
-		Engine: jobEngine{s.cluster, s.workers, s.log}, Dir: filepath.Join(s.dir, "artifacts"), Endpoint: s.address(s.jobs4), Logger: s.log,
+		Engine: jobEngine{s.cluster, s.workers, s.log}, Dir: filepath.Join(s.dir, "artifacts"), Endpoint: s.address(s.jobListener), Logger: s.log,
 	})
 	if err != nil {
 		return err
@@ -220,7 +220,7 @@ func (s *server) makeServices() (err error) {
 // writePorts tells scripts which ports were chosen. All of them listen by now.
 func (s *server) writePorts() error {
 	data, err := json.Marshal(map[string]int{
-		"job_port": portOf(s.jobs4), "worker_port": portOf(s.workers4), "http_port": portOf(s.web4),
+		"job_port": portOf(s.jobListener), "worker_port": portOf(s.workerListener), "http_port": portOf(s.webListener),
 	})
 	if err != nil {
 		return fmt.Errorf("encode ports: %w", err)
@@ -246,14 +246,14 @@ var errIdle = errors.New("idle")
 
 // run serves until ctx ends or the server was idle for too long, then cancels the jobs and releases everything.
 func (s *server) run(ctx context.Context) error {
-	s.log.Info("tinyrunner is ready", "job_endpoint", s.address(s.jobs4), "worker_endpoint", s.address(s.workers4),
-		"http_port", portOf(s.web4), "data_dir", s.dir, "slots", s.cluster.Slots(), "memory", s.settings.memory.String())
+	s.log.Info("tinyrunner is ready", "job_endpoint", s.address(s.jobListener), "worker_endpoint", s.address(s.workerListener),
+		"http_port", portOf(s.webListener), "data_dir", s.dir, "slots", s.cluster.Slots(), "memory", s.settings.memory.String())
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.jobServer.Serve(s.jobs4) })
-	g.Go(func() error { return s.workerServer.Serve(s.workers4) })
+	g.Go(func() error { return serveGRPC(s.jobServer, s.jobListener) })
+	g.Go(func() error { return serveGRPC(s.workerServer, s.workerListener) })
 	if s.webServer != nil {
 		g.Go(func() error {
-			if err := s.webServer.Serve(s.web4); !errors.Is(err, http.ErrServerClosed) {
+			if err := s.webServer.Serve(s.webListener); !errors.Is(err, http.ErrServerClosed) {
 				return err
 			}
 			return nil
@@ -277,6 +277,14 @@ func (s *server) run(ctx context.Context) error {
 		err = nil
 	}
 	return errors.Join(err, s.close())
+}
+
+// serveGRPC serves until the server is stopped, which may be before it has begun.
+func serveGRPC(g *grpc.Server, l net.Listener) error {
+	if err := g.Serve(l); !errors.Is(err, grpc.ErrServerStopped) {
+		return err
+	}
+	return nil
 }
 
 // stop ends jobs first, so that the streams of their clients end with a state and not with a broken connection.
