@@ -7,9 +7,12 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/runtime/exec"
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"github.com/cockroachdb/datadriven"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/tinyrunner/tinyrunner/engine/bundle"
 )
 
 // TestGo prints the plans of pipelines of the Go SDK (gopipelines_test.go).
@@ -27,6 +30,26 @@ func TestGo(t *testing.T) {
 	}
 }
 
+// TestGoReadsDescriptors: the Go SDK can execute what it is given.
+func TestGoReadsDescriptors(t *testing.T) {
+	for _, name := range slices.Sorted(maps.Keys(goPipelines)) {
+		plan, err := Compile(goPipeline(t, name), Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range plan.Stages {
+			for _, prog := range []*bundle.Program{s.Program, truncateProgram(s)} {
+				if prog == nil {
+					continue
+				}
+				if _, err := exec.UnmarshalPlan(prog.Descriptor, nil); err != nil {
+					t.Errorf("%s: stage %s: %v", name, prog.Descriptor.Id, err)
+				}
+			}
+		}
+	}
+}
+
 // TestPython prints the plans of pipelines of the Python SDK, which testdata/python/make.py wrote.
 func TestPython(t *testing.T) {
 	datadriven.RunTest(t, "testdata/py", func(t *testing.T, d *datadriven.TestData) string {
@@ -39,11 +62,11 @@ func pythonPipeline(t testing.TB, name string) *pipepb.Pipeline {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := Load(file)
-	if err != nil {
+	var p pipepb.Pipeline
+	if err := proto.Unmarshal(file, &p); err != nil {
 		t.Fatal(err)
 	}
-	return p
+	return &p
 }
 
 // TestSketches prints the plans of pipelines that are written as in sketch_test.go.
