@@ -7,6 +7,8 @@ import os
 import apache_beam as beam
 from apache_beam import coders
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability import common_urns
+from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.runners.portability.portable_runner import PortableRunner
 from apache_beam.testing.test_stream import TestStream
 from apache_beam.transforms import environments
@@ -92,7 +94,7 @@ def side_inputs(p):
   main = p | 'main' >> beam.Create([1, 2])
   table = p | 'table' >> beam.Create([('a', 1)])
   total = main | beam.CombineGlobally(sum)
-  main | beam.Map(
+  main | 'look up' >> beam.Map(
       lambda x, t, d: x,
       beam.pvalue.AsSingleton(total),
       beam.pvalue.AsDict(table)) | beam.Map(str)
@@ -101,7 +103,7 @@ def side_inputs(p):
 def stateful(p):
   (
       p | beam.Create([('a', 1), ('b', 2)]) | beam.ParDo(Stateful())
-      | beam.Map(lambda kv: kv[0]))
+      | 'key' >> beam.Map(lambda kv: kv[0]))
 
 
 def flatten(p):
@@ -115,9 +117,9 @@ def flatten(p):
 
 
 def reshuffle(p):
-  a = p | beam.Impulse() | beam.Map(lambda _: Point())
+  a = p | beam.Impulse() | 'point' >> beam.Map(lambda _: Point())
   a | beam.Reshuffle() | beam.Map(str)
-  a | beam.Map(lambda x: (x, x)) | beam.GroupByKey() | 'x' >> beam.Map(str)
+  a | 'pair' >> beam.Map(lambda x: (x, x)) | beam.GroupByKey() | 'x' >> beam.Map(str)
 
 
 def windows(p):
@@ -144,6 +146,43 @@ STREAMING = [streaming_combine, windows, test_stream]
 PIPELINES = [wordcount, side_inputs, stateful, flatten, reshuffle] + STREAMING
 
 
+def forget(spec):
+  """Drops a pickled function: it names files of the machine it was made on, and the runner does not read it."""
+  if 'pickled' in spec.urn or spec.urn.startswith('beam:dofn'):
+    spec.payload = b''
+
+
+def forget_functions(proto):
+  for t in proto.components.transforms.values():
+    t.ClearField('display_data')
+    forget(t.spec)
+    if t.spec.urn == common_urns.primitives.PAR_DO.urn:
+      p = beam_runner_api_pb2.ParDoPayload.FromString(t.spec.payload)
+      forget(p.do_fn)
+      for s in p.side_inputs.values():
+        forget(s.view_fn)
+        forget(s.window_mapping_fn)
+      for s in p.state_specs.values():
+        if s.HasField('combining_spec'):
+          forget(s.combining_spec.combine_fn)
+    elif 'combine' in t.spec.urn:
+      p = beam_runner_api_pb2.CombinePayload.FromString(t.spec.payload)
+      forget(p.combine_fn)
+    elif t.spec.urn == common_urns.primitives.ASSIGN_WINDOWS.urn:
+      p = beam_runner_api_pb2.WindowIntoPayload.FromString(t.spec.payload)
+      forget(p.window_fn)
+    elif t.spec.urn == common_urns.deprecated_primitives.READ.urn:
+      p = beam_runner_api_pb2.ReadPayload.FromString(t.spec.payload)
+      forget(p.source)
+    else:
+      continue
+    t.spec.payload = p.SerializeToString(deterministic=True)
+  for w in proto.components.windowing_strategies.values():
+    forget(w.window_fn)
+  for c in proto.components.coders.values():
+    forget(c.spec)
+
+
 def main():
   for build in PIPELINES:
     options = PipelineOptions(streaming=build in STREAMING)
@@ -155,8 +194,7 @@ def main():
     for e in proto.components.environments.values():
       del e.dependencies[:]
       del e.capabilities[:]
-    for t in proto.components.transforms.values():
-      t.ClearField('display_data')
+    forget_functions(proto)
     name = os.path.join(os.path.dirname(os.path.abspath(__file__)), build.__name__ + '.pb')
     with open(name, 'wb') as f:
       f.write(proto.SerializeToString(deterministic=True))
