@@ -58,7 +58,8 @@ type sideOp struct {
 	store     *userstate.SideInput
 	mapping   window.SideMapping
 	readers   []*stage
-	triggered bool // may be read before its window is complete, as soon as a pane is there
+	// triggered: in the global window it may be read as soon as a pane is there, since it may never be complete.
+	triggered bool
 	// guarded by execution.mu:
 	version int64 // counts writes: a reader's cache token
 	moves   int64 // counts rises of the watermark
@@ -116,10 +117,13 @@ func (o *sideOp) complete() bool {
 
 // ready reports whether an element may be processed whose main window ends at mainEnd. REQUIRES: execution.mu.
 func (in *sideInput) ready(mainEnd int64) bool {
-	if in.op.complete() || in.op.triggered && in.op.version > 0 {
+	if in.op.complete() {
 		return true
 	}
 	_, end, known := in.op.mapping.Map(mainEnd)
+	if known && end == coder.EndOfGlobalWindow && in.op.triggered {
+		return in.op.version > 0
+	}
 	return known && end < in.op.s.inputWM
 }
 

@@ -18,7 +18,7 @@ type testStreamOp struct {
 	s      *stage
 	events []*pipepb.TestStreamPayload_Event
 	nested bool // elements are encoded in the nested context
-	ports  map[string]int
+	ports  map[string][]int // by tag; a PCollection may go to several queues
 	wm     []int64 // by output
 	clock  time.Time
 }
@@ -28,12 +28,12 @@ func newTestStreamOp(s *stage) (*testStreamOp, error) {
 	if err := proto.Unmarshal(s.plan.Spec.GetPayload(), &p); err != nil {
 		return nil, fmt.Errorf("read TestStream payload of %s: %w", s.name, err)
 	}
-	o := &testStreamOp{s: s, events: p.GetEvents(), ports: make(map[string]int), clock: time.Now()}
+	o := &testStreamOp{s: s, events: p.GetEvents(), ports: make(map[string][]int), clock: time.Now()}
 	t := s.x.job.plan.Pipeline.GetComponents().GetTransforms()[s.plan.Transforms[0]]
 	for tag, pc := range t.GetOutputs() {
-		for i, c := range s.outs {
-			if c.ID == pc {
-				o.ports[tag] = i
+		for i, from := range s.plan.From {
+			if from == pc {
+				o.ports[tag] = append(o.ports[tag], i)
 			}
 		}
 	}
@@ -46,26 +46,26 @@ func newTestStreamOp(s *stage) (*testStreamOp, error) {
 	return o, nil
 }
 
-// port finds the output of an event's tag; nothing reads an unknown one. A single output needs no tag.
-func (o *testStreamOp) port(tag string) (int, bool) {
-	if i, ok := o.ports[tag]; ok {
-		return i, true
+// of are the outputs of an event's tag; nothing reads an unknown one. A single PCollection needs no tag.
+func (o *testStreamOp) of(tag string) []int {
+	if len(o.ports) == 1 && tag == "" {
+		for _, ports := range o.ports {
+			return ports
+		}
 	}
-	return 0, tag == "" && len(o.s.outs) == 1
+	return o.ports[tag]
 }
 
 // allNested reports whether all elements are whole values of the wire coder. Go encodes them so; Python encodes in the outer
 // context, where the last length is left out.
 func (o *testStreamOp) allNested() bool {
 	for _, e := range o.events {
-		i, ok := o.port(e.GetElementEvent().GetTag())
-		if !ok {
-			continue
-		}
-		for _, el := range e.GetElementEvent().GetElements() {
-			n, err := o.s.outs[i].Coder.Elem().Skip(el.GetEncodedElement())
-			if err != nil || n != len(el.GetEncodedElement()) {
-				return false
+		for _, i := range o.of(e.GetElementEvent().GetTag()) {
+			for _, el := range e.GetElementEvent().GetElements() {
+				n, err := o.s.outs[i].Coder.Elem().Skip(el.GetEncodedElement())
+				if err != nil || n != len(el.GetEncodedElement()) {
+					return false
+				}
 			}
 		}
 	}
@@ -139,7 +139,7 @@ func (x *execution) replay() (bool, error) {
 	}
 	switch ev := e.GetEvent().(type) {
 	case *pipepb.TestStreamPayload_Event_WatermarkEvent:
-		if i, ok := o.port(ev.WatermarkEvent.GetTag()); ok {
+		for _, i := range o.of(ev.WatermarkEvent.GetTag()) {
 			o.wm[i] = max(o.wm[i], ev.WatermarkEvent.GetNewWatermark())
 		}
 	case *pipepb.TestStreamPayload_Event_ProcessingTimeEvent:
@@ -151,23 +151,13 @@ func (x *execution) replay() (bool, error) {
 }
 
 func (o *testStreamOp) emit(ev *pipepb.TestStreamPayload_Event_AddElements) error {
-	i, ok := o.port(ev.GetTag())
-	if !ok {
-		return nil
-	}
 	out := newOutputs(o.s)
-	for _, el := range ev.GetElements() {
-		value, err := el.GetEncodedElement(), error(nil)
-		if !o.nested {
-			value, err = nest(o.s.outs[i].Coder.Elem(), value)
-		}
-		if err == nil {
-			elem := coder.AppendHeader(nil, el.GetTimestamp(), 1, nil, coder.NoFiring())
-			err = out.ports[i].element(append(elem, value...))
-		}
-		if err != nil {
-			out.discard()
-			return fmt.Errorf("element of TestStream %s: %w", o.s.name, err)
+	for _, i := range o.of(ev.GetTag()) {
+		for _, el := range ev.GetElements() {
+			if err := o.add(out.ports[i], el); err != nil {
+				out.discard()
+				return fmt.Errorf("element of TestStream %s: %w", o.s.name, err)
+			}
 		}
 	}
 	emitted, err := out.finish()
@@ -178,4 +168,15 @@ func (o *testStreamOp) emit(ev *pipepb.TestStreamPayload_Event_AddElements) erro
 		e.deliver()
 	}
 	return nil
+}
+
+func (o *testStreamOp) add(to *emission, el *pipepb.TestStreamPayload_TimestampedElement) (err error) {
+	value := el.GetEncodedElement()
+	if !o.nested {
+		if value, err = nest(to.coll.Coder.Elem(), value); err != nil {
+			return err
+		}
+	}
+	elem := coder.AppendHeader(nil, el.GetTimestamp(), 1, nil, coder.NoFiring())
+	return to.element(append(elem, value...))
 }

@@ -49,6 +49,9 @@ func Compile(p *pipepb.Pipeline, opts Options) (*Plan, error) {
 		return nil, err
 	}
 	cs := newCoders(p.Components)
+	if err := adoptTestCoders(p.Components, cs); err != nil {
+		return nil, err
+	}
 	leaves, err := expand(p, cs, opts)
 	if err != nil {
 		return nil, err
