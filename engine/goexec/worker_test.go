@@ -59,6 +59,11 @@ func TestForeignFunction(t *testing.T) {
 	}
 }
 
+// TestFinalizersAgain: exec's plans lose finalizers after the first that they ran; ours must not.
+func TestFinalizersAgain(t *testing.T) {
+	bundletest.Finalizers(t, newWorker(t, Config{}), 3)
+}
+
 func TestClosedWorker(t *testing.T) {
 	w := newWorker(t, Config{})
 	p := bundletest.Compile(t, []string{""}, one)

@@ -4,4 +4,7 @@
 //
 // The DoFns under test talk to the suite through memory (they block, they record finalizers), so the harness must run in
 // the test's own process. Call beam.Init in TestMain before anything else.
+//
+// Directory goharness runs the suite against fnapi with Beam's own Go harness. It is a module of its own, because that
+// harness brings cloud libraries along which the runner must not depend on: (cd goharness && go test .)
 package bundletest
