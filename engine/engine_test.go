@@ -36,6 +36,7 @@ func TestMain(m *testing.M) {
 	register.Emitter2[beam.EventTime, int64]()
 	register.Function2x0(emitTimed)
 	register.Function2x1(formatSum)
+	register.Function3x0(moveBack)
 	register.Emitter1[string]()
 	beam.Init()
 	goleak.VerifyTestMain(m)
@@ -50,6 +51,13 @@ func emitNumbers(_ []byte, emit func(int64)) {
 func emitTimed(_ []byte, emit func(beam.EventTime, int64)) {
 	for i := range int64(100) {
 		emit(beam.EventTime(i*100), i)
+	}
+}
+
+func moveBack(_ int64, vs func(*int64) bool, emit func(beam.EventTime, int64)) {
+	var v int64
+	for vs(&v) {
+		emit(beam.EventTime(v), v)
 	}
 }
 
@@ -189,6 +197,17 @@ func TestFixedWindows(t *testing.T) {
 		return beam.ParDo(s, sumUp, beam.GroupByKey(s, beam.ParDo(s, byParity, n)))
 	})
 	want(t, got, "0:1850", "0:600", "1:1875", "1:625")
+}
+
+// A bounded input loses nothing, even when user code moves timestamps behind the watermark.
+func TestTimestampsMovedBack(t *testing.T) {
+	got := run(t, func(s beam.Scope) beam.PCollection {
+		n := beam.ParDo(s, emitNumbers, beam.Impulse(s))
+		late := beam.ParDo(s, moveBack, beam.GroupByKey(s, beam.ParDo(s, byParity, n)))
+		late = beam.WindowInto(s, window.NewFixedWindows(500*time.Millisecond), late)
+		return beam.ParDo(s, sumUp, beam.GroupByKey(s, beam.ParDo(s, byParity, late)))
+	})
+	want(t, got, "0:187250", "0:62250", "1:187500", "1:62500")
 }
 
 func TestSessions(t *testing.T) {

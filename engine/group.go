@@ -143,6 +143,9 @@ func (o *groupOp) add(w *work) error {
 		return err
 	}
 	c := o.context(w)
+	if o.s.in.Bounded {
+		c.inputWM = coder.MinTimestamp // nothing of a bounded input is late
+	}
 	for _, key := range keys {
 		c.setKey([]byte(key))
 		if err := o.grouping.Elements(c, byKey[key]); err != nil {

@@ -202,7 +202,7 @@ func (j *Job) setStateLocked(s jobpb.JobState_Enum) {
 	}
 	j.state = s
 	j.publish(Event{Time: time.Now(), State: s})
-	j.log.Info("job state", "state", s)
+	j.log.Info("job state", "state", s.String())
 }
 
 // publish REQUIRES: j.mu.

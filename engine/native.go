@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"time"
@@ -100,6 +101,9 @@ type sourceOp struct {
 	backlog []int64
 }
 
+// shardKey is where a shard's position is kept.
+func shardKey(shard int) []byte { return []byte{byte(shard >> 8), byte(shard)} }
+
 // fetchWait bounds how long a fetch waits for elements, and so how long a slot of a source sleeps.
 const fetchWait = 200 * time.Millisecond
 
@@ -121,15 +125,12 @@ func (o *sourceOp) open(ctx context.Context) error {
 	x := o.s.x
 	tx := x.db.Begin()
 	defer tx.Discard()
-	var positions [][]byte
-	for i := range x.cfg.Slots {
-		p, ok, err := tx.Get(0, o.cell, []byte{byte(i >> 8), byte(i)})
+	var positions [][]byte // of all shards there ever were: there may have been more slots
+	for kv, err := range tx.ScanPrefix(0, o.cell, nil) {
 		if err != nil {
-			return fmt.Errorf("read position of shard %d: %w", i, err)
+			return fmt.Errorf("read positions: %w", err)
 		}
-		if ok {
-			positions = append(positions, p)
-		}
+		positions = append(positions, bytes.Clone(kv.Value))
 	}
 	src, err := x.cfg.Sources[o.s.plan.Spec.GetUrn()](ctx, native.SourceConfig{
 		Transform: o.s.name, Payload: o.s.plan.Spec.GetPayload(), Shards: x.cfg.Slots, Positions: positions,
@@ -193,13 +194,16 @@ func (o *sourceOp) run(ctx context.Context, w *work) error {
 	if err := w.out.emitBlocks(out); err != nil {
 		return err
 	}
-	if err := w.begin().Set(0, o.cell, []byte{byte(w.slot >> 8), byte(w.slot)}, got.Position); err != nil {
+	if err := w.begin().Set(0, o.cell, shardKey(w.slot), got.Position); err != nil {
 		return err
 	}
 	w.onCommit = append(w.onCommit, func() {
 		o.wm[w.slot] = max(o.wm[w.slot], got.Watermark)
 		o.done[w.slot] = got.Done
 		o.backlog[w.slot] = got.Backlog
+		if c, ok := o.src.(native.Committer); ok {
+			c.Committed(w.slot, got.Position)
+		}
 	})
 	return nil
 }

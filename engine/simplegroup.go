@@ -51,7 +51,8 @@ func (g *simpleGroup) due(slot int) bool {
 	return len(g.ends[slot]) > 0 && g.ends[slot][0] < g.o.s.inputWM
 }
 
-// add appends the values of a bundle's elements. Elements of windows that have ended are late and dropped.
+// add appends the values of a bundle's elements. Elements of windows that have ended are late and dropped. A bounded input
+// loses nothing: its late elements make one more pane at the end of the input.
 func (g *simpleGroup) add(w *work) error {
 	in := g.o.s.in.Coder
 	tx := w.begin()
@@ -73,8 +74,11 @@ func (g *simpleGroup) add(w *work) error {
 				return err
 			}
 			if end < w.upTo {
-				w.dropped++
-				continue
+				if !g.o.s.in.Bounded {
+					w.dropped++
+					continue
+				}
+				end = coder.EndOfGlobalWindow // it waits for all other late ones
 			}
 			ends[end] = true
 			prefix = appendEnd(prefix[:0], end)
@@ -203,6 +207,12 @@ func (f *firing) emit() error {
 	key, _, ok2 := state.CutComponent(rest)
 	if !ok || !ok2 {
 		return fmt.Errorf("group key %x is corrupt", f.prefix)
+	}
+	if end == coder.EndOfGlobalWindow { // or late
+		var err error
+		if end, err = window.End(f.g.o.s.in.Coder.Window(), win); err != nil {
+			return err
+		}
 	}
 	f.elem = coder.AppendHeader(f.elem[:0], end, 1, win, coder.Pane{First: true, Last: true, Timing: coder.OnTime})
 	f.elem = append(f.elem, key...)

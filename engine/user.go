@@ -183,7 +183,7 @@ func (o *userOp) run(ctx context.Context, w *work) error {
 
 // prepare opens what the bundle reads besides its elements: state, side inputs, fired timers.
 func (o *userOp) prepare(w *work, b *bundle.Bundle) error {
-	if o.s.hasOwner && w.minInput < w.upTo {
+	if o.s.hasOwner && !o.s.in.Bounded && w.minInput < w.upTo {
 		if err := o.dropExpired(w); err != nil {
 			return err
 		}
