@@ -2,6 +2,8 @@ package goexec
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/graph"
@@ -185,6 +187,9 @@ func (b *fastBuilder) outputs(t *pipepb.PTransform) ([]exec.Node, error) {
 	out := make([]exec.Node, len(t.GetOutputs()))
 	for i := range out {
 		id, ok := t.GetOutputs()[fmt.Sprintf("i%d", i)]
+		if len(out) == 1 { // whatever its name
+			id, ok = slices.Collect(maps.Values(t.GetOutputs()))[0], true
+		}
 		if !ok {
 			return nil, refuse("the outputs of %s are not numbered", t.GetUniqueName())
 		}

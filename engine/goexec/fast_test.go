@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,10 +14,12 @@ import (
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/graph/window"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/typex"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/transforms/stats"
 	"pgregory.net/rapid"
 
 	"github.com/tinyrunner/tinyrunner/engine/bundle"
 	"github.com/tinyrunner/tinyrunner/engine/bundle/bundletest"
+	"github.com/tinyrunner/tinyrunner/engine/plan"
 )
 
 func init() {
@@ -140,6 +143,42 @@ func TestFastIsStock(t *testing.T) {
 				compare(r, p, fast, stock, elems)
 			})
 		})
+	}
+}
+
+// TestFastPrecombine compares a stage that windows and pre-combines, as package plan makes it: its DoFns emit in any order.
+func TestFastPrecombine(t *testing.T) {
+	pb := bundletest.Marshal(t, func(s beam.Scope) {
+		kvs := beam.ParDo(s, makeSI, beam.Create(s, "a", "b", "a", "c", "a"))
+		stats.SumPerKey(s, beam.WindowInto(s, window.NewFixedWindows(time.Minute), kvs))
+	})
+	compiled, err := plan.Compile(pb, plan.Options{Job: "precombine"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(compiled.Stages, func(s *plan.Stage) bool { return s.Program != nil })
+	p := bundletest.Wrap(t, compiled.Stages[i].Program)
+	var got [2][]string
+	for i, stock := range []bool{false, true} {
+		w := newWorker(t, Config{Stock: stock})
+		b, sink, _ := p.Bundle([]byte{})
+		if _, err := w.Run(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+		got[i] = p.Output(sink, 0)
+		slices.Sort(got[i])
+		if slow := w.stages[p.Program].slow; slow != stock {
+			t.Errorf("stock %v, but slow %v", stock, slow)
+		}
+	}
+	want := []string{"a:3", "b:1", "c:1"}
+	for i := range got {
+		for j, e := range got[i] {
+			got[i][j], _, _ = strings.Cut(e, "@")
+		}
+		if !slices.Equal(got[i], want) {
+			t.Errorf("stock %v: %v, want %v", i == 1, got[i], want)
+		}
 	}
 }
 

@@ -35,8 +35,8 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// Beam finds runners by name, in a registry that an import fills: the one reason for an init.
-func init() {
+// Beam finds runners by name, in a registry that an import fills.
+func init() { //nolint:gochecknoinits // the registry of Beam Go
 	o := flagOptions(flag.CommandLine)
 	beam.RegisterRunner("tiny", func(ctx context.Context, p *beam.Pipeline) (beam.PipelineResult, error) {
 		r, err := Run(ctx, p, o())

@@ -15,6 +15,7 @@ import (
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/runtime/graphx"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/typex"
 	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/tinyrunner/tinyrunner/engine/bundle"
 	"github.com/tinyrunner/tinyrunner/engine/flow"
@@ -52,11 +53,16 @@ type codec struct {
 	wdec exec.WindowDecoder
 }
 
-func newCodec(tb testing.TB, d *fnpb.ProcessBundleDescriptor, collection string) *codec {
+// newCodec makes the codec of a source or sink.
+func newCodec(tb testing.TB, d *fnpb.ProcessBundleDescriptor, transform string) *codec {
 	tb.Helper()
-	c, err := graphx.NewCoderUnmarshaller(d.Coders).Coder(windowedCoder(d, collection))
+	var port fnpb.RemoteGrpcPort
+	if err := proto.Unmarshal(d.Transforms[transform].GetSpec().GetPayload(), &port); err != nil {
+		tb.Fatalf("payload of %s: %v", transform, err)
+	}
+	c, err := graphx.NewCoderUnmarshaller(d.Coders).Coder(port.CoderId)
 	if err != nil {
-		tb.Fatalf("coder of %s: %v", collection, err)
+		tb.Fatalf("coder of %s: %v", transform, err)
 	}
 	e := coder.SkipW(c)
 	k := &codec{c: e, wenc: exec.MakeWindowEncoder(c.Window), wdec: exec.MakeWindowDecoder(c.Window)}

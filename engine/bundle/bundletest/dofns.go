@@ -17,8 +17,8 @@ import (
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
 )
 
-// Beam resolves user functions by name in a registry that must be filled before beam.Init: the one reason for an init.
-func init() {
+// Beam resolves user functions by name in a registry that must be filled before beam.Init.
+func init() { //nolint:gochecknoinits // the registry of Beam Go
 	register.Function1x1(upper)
 	register.Function2x0(words)
 	register.Function2x0(evenBytes)
@@ -266,10 +266,11 @@ type gate struct {
 	open    chan struct{}
 }
 
+//nolint:gochecknoglobals // DoFns are made by Beam: memory is all that they and the suite have in common
 var (
-	gates   sync.Map // name -> *gate
-	records sync.Map // text -> *int
-	mu      sync.Mutex
+	gates   sync.Map   // name -> *gate
+	records sync.Map   // text -> *int
+	mu      sync.Mutex // of the counts in records
 )
 
 // newGate makes the gate that DoFns wait at under a name.

@@ -26,8 +26,15 @@ type Stage func(s beam.Scope, in beam.PCollection)
 // pipeline's root to the input PCollection, for inputs that Create cannot make.
 func Compile(tb testing.TB, like any, stage Stage) *Program {
 	tb.Helper()
-	p := marshal(tb, like, stage)
-	c := p.Components
+	c := Marshal(tb, func(s beam.Scope) {
+		var in beam.PCollection
+		if f, ok := like.(func(beam.Scope) beam.PCollection); ok {
+			in = f(s.Scope("input"))
+		} else {
+			in = beam.CreateList(s.Scope("input"), like)
+		}
+		stage(s.Scope("stage"), in)
+	}).Components
 	in := map[string]*pipepb.PTransform{}
 	for id, t := range c.Transforms {
 		if strings.HasPrefix(t.UniqueName, "stage/") && len(t.Subtransforms) == 0 {
@@ -47,18 +54,13 @@ func Compile(tb testing.TB, like any, stage Stage) *Program {
 }
 
 // programs makes descriptor ids unique in the process.
-var programs atomic.Int64
+var programs atomic.Int64 //nolint:gochecknoglobals // a counter for the whole process
 
-func marshal(tb testing.TB, like any, stage Stage) *pipepb.Pipeline {
+// Marshal makes the portable form of a pipeline.
+func Marshal(tb testing.TB, build func(s beam.Scope)) *pipepb.Pipeline {
 	tb.Helper()
 	p, s := beam.NewPipelineWithRoot()
-	var in beam.PCollection
-	if f, ok := like.(func(beam.Scope) beam.PCollection); ok {
-		in = f(s.Scope("input"))
-	} else {
-		in = beam.CreateList(s.Scope("input"), like)
-	}
-	stage(s.Scope("stage"), in)
+	build(s)
 	edges, _, err := p.Build()
 	if err != nil {
 		tb.Fatalf("build pipeline: %v", err)
@@ -115,9 +117,7 @@ func borders(tb testing.TB, in map[string]*pipepb.PTransform) (input string, out
 func finish(tb testing.TB, d *fnpb.ProcessBundleDescriptor, input string, outputs []string) *Program {
 	tb.Helper()
 	p := &bundle.Program{Descriptor: d, Source: "source"}
-	out := &Program{Program: p, tb: tb, Transforms: map[string]string{}}
 	for id, t := range d.Transforms {
-		out.Transforms[t.UniqueName[strings.LastIndexByte(t.UniqueName, '/')+1:]] = id
 		if t.GetSpec().GetUrn() != graphx.URNParDo {
 			continue
 		}
@@ -141,9 +141,19 @@ func finish(tb testing.TB, d *fnpb.ProcessBundleDescriptor, input string, output
 		d.Transforms[sink] = port(tb, d, "beam:runner:sink:v1", id, false)
 		p.Outputs = append(p.Outputs, sink)
 	}
-	out.in = newCodec(tb, d, input)
-	for _, id := range outputs {
-		out.outs = append(out.outs, newCodec(tb, d, id))
+	return Wrap(tb, p)
+}
+
+// Wrap makes what the suite needs around a program that somebody else compiled, from a pipeline of Beam Go.
+func Wrap(tb testing.TB, p *bundle.Program) *Program {
+	tb.Helper()
+	out := &Program{Program: p, tb: tb, Transforms: map[string]string{}}
+	for id, t := range p.Descriptor.Transforms {
+		out.Transforms[t.UniqueName[strings.LastIndexByte(t.UniqueName, '/')+1:]] = id
+	}
+	out.in = newCodec(tb, p.Descriptor, p.Source)
+	for _, id := range p.Outputs {
+		out.outs = append(out.outs, newCodec(tb, p.Descriptor, id))
 	}
 	return out
 }

@@ -55,7 +55,7 @@ func Run(t *testing.T, newWorker func(t *testing.T) Worker) {
 }
 
 // bundles makes bundle ids unique in the process.
-var bundles atomic.Int64
+var bundles atomic.Int64 //nolint:gochecknoglobals // a counter for the whole process
 
 // Bundle makes a bundle of elements in blocks of three, with an empty Sink and State.
 func (p *Program) Bundle(elems ...any) (*bundle.Bundle, *Sink, *State) {
