@@ -47,9 +47,9 @@ chaos:
 
 venv: $(VENV)/ready
 
-$(VENV)/ready: requirements.txt
+$(VENV)/ready: .ci/requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install -q --disable-pip-version-check -r requirements.txt
+	$(VENV)/bin/pip install -q --disable-pip-version-check -r .ci/requirements.txt
 	touch $@
 
 clean:
