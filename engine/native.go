@@ -91,7 +91,6 @@ func eachElement(blocks []*flow.Block, f func(elem []byte) error) error {
 
 // sourceOp reads a runner-native source: slot i reads shard i. Each fetch commits its elements and its position together.
 type sourceOp struct {
-	base
 	s    *stage
 	src  native.Source
 	cell state.Cell

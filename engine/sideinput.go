@@ -53,11 +53,11 @@ func (x *execution) sideInput(s *stage, spec plan.SideInput) (*sideInput, error)
 // sideOp writes a PCollection into the state, by window.
 type sideOp struct {
 	base
-	s         *stage
-	pattern   string
-	store     *userstate.SideInput
-	mapping   window.SideMapping
-	readers   []*stage
+	s       *stage
+	pattern string
+	store   *userstate.SideInput
+	mapping window.SideMapping
+	readers []*stage
 	// triggered: in the global window it may be read as soon as a pane is there, since it may never be complete.
 	triggered bool
 	// guarded by execution.mu:

@@ -17,9 +17,9 @@ type testStreamOp struct {
 	base
 	s      *stage
 	events []*pipepb.TestStreamPayload_Event
-	nested bool // elements are encoded in the nested context
+	nested bool             // elements are encoded in the nested context
 	ports  map[string][]int // by tag; a PCollection may go to several queues
-	wm     []int64 // by output
+	wm     []int64          // by output
 	clock  time.Time
 }
 

@@ -75,9 +75,14 @@ func (x *expander) link(l, part *leaf, in, out string) *leaf {
 	return part
 }
 
-// liftable says whether panes stay as they are when several elements of a key and window reach the trigger as one.
+// liftable says whether panes stay as they are when several elements of a key and window reach the trigger as one. When the
+// pane's timestamp comes from its elements it does not: a late one among them would make all late.
 func liftable(ws *pipepb.WindowingStrategy) bool {
-	return ws.GetAccumulationMode() != pipepb.AccumulationMode_RETRACTING && blind(ws.GetTrigger())
+	switch ws.GetOutputTime() {
+	case pipepb.OutputTime_UNSPECIFIED, pipepb.OutputTime_END_OF_WINDOW:
+		return ws.GetAccumulationMode() != pipepb.AccumulationMode_RETRACTING && blind(ws.GetTrigger())
+	}
+	return false
 }
 
 // blind says whether a trigger does not care how many elements arrive, or each on its own.

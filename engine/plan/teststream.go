@@ -8,7 +8,8 @@ import (
 )
 
 // adoptTestCoders gives the outputs of TestStreams the coder that the payload's elements are encoded with. Python names
-// another one where a consumer has a type hint; its SDK would read the elements with the wrong coder.
+// another one where a consumer has a type hint; its SDK would read the elements with the wrong coder. An output of KVs
+// stays one: consumers need its keys.
 func adoptTestCoders(comps *pipepb.Components, cs *coders) error {
 	for id, t := range comps.GetTransforms() {
 		if t.GetSpec().GetUrn() != urnTestStream {
@@ -22,7 +23,8 @@ func adoptTestCoders(comps *pipepb.Components, cs *coders) error {
 			continue
 		}
 		for _, out := range t.GetOutputs() {
-			if pc := comps.GetPcollections()[out]; !cs.same(pc.GetCoderId(), stream.GetCoderId()) {
+			pc := comps.GetPcollections()[out]
+			if _, _, kv := cs.kv(pc.GetCoderId()); !kv && !cs.same(pc.GetCoderId(), stream.GetCoderId()) {
 				pc.CoderId = stream.GetCoderId()
 			}
 		}
