@@ -113,4 +113,6 @@ type UserError struct {
 	Message string
 }
 
-func (e *UserError) Error() string { return fmt.Sprintf("user code failed in %s: %s", e.Worker, e.Message) }
+func (e *UserError) Error() string {
+	return fmt.Sprintf("user code failed in %s: %s", e.Worker, e.Message)
+}

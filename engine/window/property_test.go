@@ -221,7 +221,7 @@ func follows(before []pane, p pane, merging bool) error {
 func (l *ledger) close() error {
 	for v, n := range l.owed {
 		switch got := l.got[v]; {
-		case l.accumulating && l.merging && got < n, !(l.accumulating && l.merging) && got != n:
+		case got < n, got > n && (!l.accumulating || !l.merging):
 			return fmt.Errorf("%s came %d times, not %d", v, got, n)
 		}
 	}

@@ -66,7 +66,6 @@ type record struct {
 	hold   int64          // as set in the Context; unset if not
 	timers [domains]int64 // as set in the Context; unset if not
 
-	stored bool // there is a cell
 	dirty  bool // the cell is not as it should be
 }
 
