@@ -139,7 +139,7 @@ func run(ctx context.Context, args []string) error {
 		}
 		defer pprof.StopCPUProfile()
 	}
-	debug.SetGCPercent(50)
+	debug.SetGCPercent(100)
 	debug.SetMemoryLimit((*memory - 40) << 20)
 	beam.Init()
 	p := build(*keys, *value)

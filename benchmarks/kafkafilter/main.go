@@ -80,7 +80,7 @@ func run(ctx context.Context, args []string) error {
 	fs.IntVar(&s.Value, "value", 1024, "bytes of a record's value")
 	fs.IntVar(&s.Runs, "runs", 3, "runs of each side")
 	fs.IntVar(&s.Slots, "slots", 0, "tinyrunner's slots; 0: the number of CPUs")
-	fs.StringVar(&s.Profile, "cpuprofile", "", "with the side as argument: write a CPU profile to this file")
+	fs.StringVar(&s.Profile, "cpuprofile", "", "write a CPU profile of each side to this file, with .SIDE added")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -140,8 +140,12 @@ func command(ctx context.Context, s settings, part string) *exec.Cmd {
 	if err != nil {
 		self = os.Args[0]
 	}
-	return exec.CommandContext(ctx, self, "--brokers", s.Brokers, "--records", strconv.FormatInt(s.Records, 10),
-		"--value", strconv.Itoa(s.Value), "--slots", strconv.Itoa(s.Slots), part)
+	args := []string{"--brokers", s.Brokers, "--records", strconv.FormatInt(s.Records, 10),
+		"--value", strconv.Itoa(s.Value), "--slots", strconv.Itoa(s.Slots)}
+	if s.Profile != "" && part != "broker" {
+		args = append(args, "--cpuprofile", s.Profile+"."+part)
+	}
+	return exec.CommandContext(ctx, self, append(args, part)...)
 }
 
 func withStderr(err error) error {

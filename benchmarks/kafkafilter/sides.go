@@ -71,7 +71,7 @@ func runSide(ctx context.Context, s settings, name string) error {
 		defer pprof.StopCPUProfile()
 	}
 	// Both sides run with the settings of "tinyrunner serve --memory 250MiB".
-	debug.SetGCPercent(50)
+	debug.SetGCPercent(100)
 	debug.SetMemoryLimit(210 << 20)
 	p := &progress{total: s.Records / keepEvery}
 	if err := side(ctx, s, p); err != nil {
