@@ -3,7 +3,6 @@ package state
 import (
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -74,13 +73,20 @@ func (db *DB) enter() error {
 
 func (db *DB) leave() { db.active.Done() }
 
-// get returns the committed value of a whole key. The closer must be closed when err is nil.
-func (db *DB) get(key []byte) ([]byte, io.Closer, error) {
+// view calls f with the committed value of a whole key, if there is one. The value is valid during f only.
+func (db *DB) view(key []byte, f func(value []byte) error) (ok bool, err error) {
 	if err := db.enter(); err != nil {
-		return nil, nil, err
+		return false, err
 	}
 	defer db.leave()
-	return db.pdb.Get(key)
+	value, closer, err := db.pdb.Get(key)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, errors.Join(f(value), closer.Close())
 }
 
 // Close waits for operations that are going on, scans included, and closes the database. What was not Cut is lost.

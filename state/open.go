@@ -186,17 +186,13 @@ func (db *DB) listener(logger *slog.Logger) *pebble.EventListener {
 
 // load reads the description of the database, or writes that of a new one.
 func (db *DB) load(exists bool) error {
-	value, closer, err := db.pdb.Get(metaKey(metaFormat))
+	got, ok, err := db.getCopy(metaKey(metaFormat))
 	switch {
-	case err == nil:
-		got := string(value)
-		closer.Close()
-		if got != format {
-			return fmt.Errorf("it has format %q, this program reads %q", got, format)
-		}
-	case !errors.Is(err, pebble.ErrNotFound):
+	case err != nil:
 		return fmt.Errorf("read format: %w", err)
-	default:
+	case ok && string(got) != format:
+		return fmt.Errorf("it has format %q, this program reads %q", got, format)
+	case !ok:
 		if exists {
 			if err := db.checkEmpty(); err != nil {
 				return err
@@ -221,27 +217,26 @@ func (db *DB) checkEmpty() error {
 	if err != nil {
 		return err
 	}
-	if it.First() {
-		it.Close()
+	empty := !it.First()
+	if err := it.Close(); err != nil {
+		return err
+	}
+	if !empty {
 		return errors.New("it is a Pebble database of another program; give an empty directory")
 	}
-	return it.Close()
+	return nil
 }
 
 // nextEpoch begins a new range of sequences. The epoch is written before any chunk that uses it, and Pebble flushes in
 // order, so no files hold a chunk of an epoch that they do not name.
 func (db *DB) nextEpoch() error {
-	var epoch uint64
-	value, closer, err := db.pdb.Get(metaKey(metaEpoch))
-	switch {
-	case errors.Is(err, pebble.ErrNotFound):
-	case err != nil:
+	value, ok, err := db.getCopy(metaKey(metaEpoch))
+	if err != nil {
 		return fmt.Errorf("read epoch: %w", err)
-	default:
-		if len(value) == 8 {
-			epoch = binary.BigEndian.Uint64(value)
-		}
-		closer.Close()
+	}
+	var epoch uint64
+	if ok && len(value) == 8 {
+		epoch = binary.BigEndian.Uint64(value)
 	}
 	epoch++
 	if err := db.pdb.Set(metaKey(metaEpoch), binary.BigEndian.AppendUint64(nil, epoch), pebble.NoSync); err != nil {
@@ -260,8 +255,7 @@ func (db *DB) scanMeta(prefix string, f func(name, value []byte) error) error {
 	}
 	for valid := it.First(); valid; valid = it.Next() {
 		if err := f(it.Key()[len(lo):], it.Value()); err != nil {
-			it.Close()
-			return err
+			return errors.Join(err, it.Close())
 		}
 	}
 	return it.Close()
@@ -339,14 +333,13 @@ func (db *DB) dropHolds() error {
 
 // loadHolds fills the sets of holds from what a Cut stored, or else from all timers and holds.
 func (db *DB) loadHolds() error {
-	_, closer, err := db.pdb.Get(metaKey(metaHeld))
-	if errors.Is(err, pebble.ErrNotFound) {
-		return db.rebuildHolds()
-	}
+	_, held, err := db.getCopy(metaKey(metaHeld))
 	if err != nil {
 		return fmt.Errorf("read holds: %w", err)
 	}
-	closer.Close()
+	if !held {
+		return db.rebuildHolds()
+	}
 	err = db.scanMeta(metaHolds, func(name, value []byte) error {
 		if len(name) != 4 {
 			return errCorrupt

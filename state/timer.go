@@ -2,7 +2,6 @@ package state
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -12,8 +11,8 @@ import (
 type Domain uint8
 
 const (
-	EventTime      Domain = 1
-	ProcessingTime Domain = 2
+	EventTime      Domain = 1 // the watermark
+	ProcessingTime Domain = 2 // the time of day
 )
 
 // TimerKey identifies a timer: setting a timer with the same TimerKey replaces it, whatever its domain and times.
@@ -180,18 +179,13 @@ func (tx *Tx) timer(k TimerKey) (*timerOp, error) {
 		return op, nil
 	}
 	op := &timerOp{group: k.Group, owner: k.Owner}
-	value, closer, err := tx.db.get(tx.buf)
-	switch {
-	case errors.Is(err, pebble.ErrNotFound):
-	case err != nil:
-		return nil, err
-	default:
+	var err error
+	op.hadOld, err = tx.db.view(tx.buf, func(value []byte) (err error) {
 		op.old, err = decodeTimerRecord(value)
-		closer.Close()
-		if err != nil {
-			return nil, err
-		}
-		op.hadOld = true
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
 	if tx.timers == nil {
 		tx.timers = make(map[string]*timerOp)
@@ -273,18 +267,15 @@ func (tx *Tx) hold(owner Cell, group uint16, key, window []byte) (*holdOp, error
 		return op, nil
 	}
 	op := &holdOp{owner: owner, old: NoHold}
-	value, closer, err := tx.db.get(k)
-	switch {
-	case errors.Is(err, pebble.ErrNotFound):
-	case err != nil:
-		return nil, err
-	default:
+	_, err := tx.db.view(k, func(value []byte) error {
 		if len(value) != 8 {
-			closer.Close()
-			return nil, errCorrupt
+			return errCorrupt
 		}
 		op.old = readTime(value)
-		closer.Close()
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	op.cur = op.old
 	if tx.holds == nil {

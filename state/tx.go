@@ -169,16 +169,15 @@ func (tx *Tx) Get(group uint16, cell Cell, suffix []byte) (value []byte, ok bool
 	return tx.db.getCopy(key)
 }
 
-func (db *DB) getCopy(key []byte) ([]byte, bool, error) {
-	v, closer, err := db.get(key)
-	if errors.Is(err, pebble.ErrNotFound) {
-		return nil, false, nil
-	}
+func (db *DB) getCopy(key []byte) (value []byte, ok bool, err error) {
+	ok, err = db.view(key, func(v []byte) error {
+		value = append([]byte{}, v...)
+		return nil
+	})
 	if err != nil {
 		return nil, false, fmt.Errorf("get state: %w", err)
 	}
-	defer closer.Close()
-	return append([]byte{}, v...), true, nil
+	return value, ok, nil
 }
 
 // Get returns a copy of the committed value of a key.
