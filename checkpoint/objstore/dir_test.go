@@ -1,0 +1,152 @@
+package objstore
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// tempRoot is a directory in memory where there is one: syncing the disk a thousand times is not what is tested.
+func tempRoot(t testing.TB) string {
+	if dir, err := os.MkdirTemp("/dev/shm", "objstore"); err == nil {
+		t.Cleanup(func() { os.RemoveAll(dir) })
+		return dir
+	}
+	return t.TempDir()
+}
+
+func openDir(t testing.TB, root string) *Dir {
+	d, err := NewDir(t.Context(), root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func TestDirConforms(t *testing.T) {
+	conform(t, func(t *testing.T) Bucket {
+		d := openDir(t, filepath.Join(tempRoot(t), "made", "by", "it"))
+		t.Cleanup(func() {
+			if left, _ := os.ReadDir(filepath.Join(d.root, tempDir)); len(left) > 0 {
+				t.Errorf("temporary files are left: %v", left)
+			}
+		})
+		return d
+	})
+}
+
+// Two processes with one directory: what one deletes and prunes, the other must not miss.
+func TestDirShared(t *testing.T) {
+	root := tempRoot(t)
+	a, b := openDir(t, root), openDir(t, root)
+	for range 200 {
+		done := make(chan error)
+		go func() { done <- b.Delete(t.Context(), "job/d/old") }()
+		put(t, a, "job/d/new", "x")
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if err := create(t.Context(), b, "job/d/new", nil); !errors.Is(err, ErrExists) {
+			t.Fatal(err)
+		}
+		if err := b.Delete(t.Context(), "job/d/new"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(filepath.Join(root, "job")); !errors.Is(err, os.ErrNotExist) {
+			t.Fatalf("an empty directory is left: %v", err)
+		}
+		put(t, b, "job/d/old", "x")
+	}
+}
+
+func TestDirSweep(t *testing.T) {
+	root := tempRoot(t)
+	openDir(t, root)
+	old, fresh := filepath.Join(root, tempDir, "old"), filepath.Join(root, tempDir, "fresh")
+	for _, f := range []string{old, fresh} {
+		if err := os.WriteFile(f, []byte("half"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := time.Now().Add(-2 * tempStale)
+	if err := os.Chtimes(old, before, before); err != nil {
+		t.Fatal(err)
+	}
+	d := openDir(t, root)
+	if _, err := os.Stat(old); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the crashed one's is still there: %v", err)
+	}
+	if _, err := os.Stat(fresh); err != nil {
+		t.Errorf("the live one's is gone: %v", err)
+	}
+	if got := list(t, d, ""); len(got) != 0 {
+		t.Errorf("temporary files are listed: %v", got)
+	}
+	if n, err := d.Sweep(t.Context(), 0); n != 1 || err != nil {
+		t.Errorf("swept %d, %v", n, err)
+	}
+}
+
+func TestDirIgnoresForeignFiles(t *testing.T) {
+	root := tempRoot(t)
+	d := openDir(t, root)
+	put(t, d, "ours", "x")
+	for _, name := range []string{".hidden", "lost and found", "caf\u00e9"} {
+		if err := os.WriteFile(filepath.Join(root, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("/etc", filepath.Join(root, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if got := list(t, d, ""); !slices.Equal(got, []string{"ours"}) {
+		t.Error(got)
+	}
+}
+
+func TestDirErrors(t *testing.T) {
+	root := tempRoot(t)
+	d := openDir(t, root)
+	put(t, d, "a", "x")
+	put(t, d, "b/c", "x")
+	for name, err := range map[string]error{
+		"a/b": create(t.Context(), d, "a/b", nil),
+		"b":   create(t.Context(), d, "b", nil),
+	} {
+		if err == nil || errors.Is(err, ErrExists) || !strings.Contains(err.Error(), "must not be the directory of another") ||
+			!strings.Contains(err.Error(), "file://"+root+"/"+name) {
+			t.Errorf("create %s: %v", name, err)
+		}
+	}
+	if _, err := NewDir(t.Context(), "relative"); err == nil {
+		t.Error("a relative root was accepted")
+	}
+	if _, err := NewDir(t.Context(), filepath.Join(root, "a")); !errors.Is(err, syscall.ENOTDIR) {
+		t.Errorf("a file as root: %v", err)
+	}
+	for want, cause := range map[string]error{
+		"free or add space":    syscall.ENOSPC,
+		"must have hard links": &os.LinkError{Op: "link", Err: syscall.EPERM},
+		"write permission":     syscall.EACCES,
+		"mount it writable":    syscall.EROFS,
+	} {
+		if err := d.wrap("create", "name", cause); !strings.Contains(err.Error(), want) || !errors.Is(err, cause) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+}
+
+func TestDirDeleteStopsWithContext(t *testing.T) {
+	d := openDir(t, tempRoot(t))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := d.Delete(ctx, "a", "b", "c"); !errors.Is(err, context.Canceled) || strings.Count(err.Error(), "\n") > 0 {
+		t.Error(err)
+	}
+}
