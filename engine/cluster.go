@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"sync"
 
@@ -123,6 +124,14 @@ func (c *Cluster) run(ctx context.Context, j *Job) {
 		j.log.Warn("remove job directory", "error", err)
 	}
 	j.finish(err, drained)
+	if !c.busy() {
+		debug.FreeOSMemory() // a process that waits for its next job should be small
+	}
+}
+
+// busy reports whether some job has not ended.
+func (c *Cluster) busy() bool {
+	return slices.ContainsFunc(c.Jobs(), func(j *Job) bool { return !terminal(j.State()) })
 }
 
 // forgetOldest drops the oldest ended jobs beyond maxEndedJobs. REQUIRES: c.mu.

@@ -217,7 +217,7 @@ func (x *execution) admitted(s *stage) bool {
 	full := x.cfg.Pool.Over(1)
 	for _, c := range s.outs {
 		for _, t := range c.consumers {
-			if t.waiting {
+			if t.waiting || t.blockedBytes() > 0 {
 				continue
 			}
 			if size := t.queuedBytes(); size >= x.highWater() || full && size > 0 {

@@ -168,7 +168,7 @@ func (o *groupOp) fireTimers(w *work) error {
 		if err != nil {
 			return fmt.Errorf("read timers: %w", err)
 		}
-		if fired++; fired > 10_000 || w.out.size() > o.s.x.cfg.MaxBundleBytes {
+		if fired++; fired > maxTimers || w.out.size() > o.s.x.cfg.MaxBundleBytes {
 			break
 		}
 		if err := c.tx.ClearTimer(t.ID()); err != nil {

@@ -180,9 +180,17 @@ func (s *stage) queued() int {
 }
 
 func (s *stage) queuedBytes() int64 {
-	n := s.truncated.Size()
-	for i, q := range s.queues {
-		n += q.Size() + s.blocked[i].Size()
+	n := s.truncated.Size() + s.blockedBytes()
+	for _, q := range s.queues {
+		n += q.Size()
+	}
+	return n
+}
+
+func (s *stage) blockedBytes() int64 {
+	n := int64(0)
+	for _, q := range s.blocked {
+		n += q.Size()
 	}
 	return n
 }

@@ -19,6 +19,9 @@ import (
 // expiryFamily is the engine's own timer family: it clears the state of a key and window when the window has expired.
 const expiryFamily = "\x00expiry"
 
+// maxTimers bounds the timers of a bundle.
+const maxTimers = 10_000
+
 // userOp runs fused user code in a worker.
 type userOp struct {
 	base
@@ -222,7 +225,8 @@ func (o *userOp) dropExpired(w *work) error {
 }
 
 // fireTimers takes the due timers of the slot into the bundle. Timers of one key fire in the order of their times, and what
-// one of them sets may be due before the next: so a bundle has only timers of one time for each key.
+// one of them sets may be due before the next: so a bundle has only timers of one time for each key. (Elements that were
+// sorted by time are such timers too; where the DoFn has no timers of its own nothing can come between them.)
 func (o *userOp) fireTimers(w *work, b *bundle.Bundle) error {
 	g0, g1 := o.s.x.groups(w.slot)
 	domain := state.EventTime
@@ -232,18 +236,21 @@ func (o *userOp) fireTimers(w *work, b *bundle.Bundle) error {
 	tx := w.begin()
 	sorted := o.s.x.cfg.Pool.NewBuilder()
 	defer sorted.Discard()
-	first := make(map[string]int64)
+	first := make(map[string]int64) // fire time by key
 	byFamily := make(map[string]int)
+	taken, skipped := 0, 0
 	for t, err := range o.s.x.db.DueTimers(o.s.owner, domain, g0, g1, w.upTo) {
 		if err != nil {
 			return fmt.Errorf("read timers: %w", err)
 		}
-		if len(first) >= 10_000 {
+		if taken >= maxTimers || skipped >= maxTimers {
 			break
 		}
-		if at, seen := first[string(t.Key)]; seen && at != t.Fire {
+		if at, seen := first[string(t.Key)]; seen && at != t.Fire && len(o.s.plan.Timers) > 0 {
+			skipped++
 			continue
 		}
+		taken++
 		first[string(t.Key)] = t.Fire
 		if err := tx.ClearTimer(t.ID()); err != nil {
 			return err
@@ -308,6 +315,9 @@ func (o *userOp) setTimer(w *work, family string, c *coder.TimerCoder, t coder.T
 	id := state.TimerKey{Owner: o.s.owner, Key: t.Key, Family: family, Tag: t.Tag}
 	_, id.Group = o.s.x.slotOf(t.Key)
 	tx := w.begin()
+	if o.domains[family] == state.EventTime {
+		t.Fire = min(t.Fire, coder.MaxTimestamp) // the final watermark fires it
+	}
 	for win := range c.Window().Each(t.NumWindows, t.Windows) {
 		id.Window = win
 		if t.Clear {

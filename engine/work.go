@@ -137,8 +137,8 @@ func (x *execution) commit(w *work) error {
 	defer x.cut.RUnlock()
 	if w.tx != nil {
 		if err := w.tx.Commit(); err != nil {
-			for _, e := range emitted {
-				e.release()
+			for _, r := range residuals {
+				r.block.Release()
 			}
 			return fmt.Errorf("commit state of %s: %w", w.stage.name, err)
 		}
@@ -232,7 +232,7 @@ func (x *execution) abandon(ctx context.Context, w *work, err error) {
 	switch {
 	case ctx.Err() != nil:
 	case lost:
-		x.log.Warn("bundle lost its worker and runs again", "stage", s.name, "bundle", w.id, "elements", w.bundle.Elements(), "error", err)
+		x.log.Warn("bundle lost its worker and runs again", "stage", s.name, "bundle", w.id, "error", err)
 	default:
 		x.fail(fmt.Errorf("stage %s: %w", s.name, err))
 	}

@@ -66,7 +66,7 @@ type record struct {
 	hold   int64          // as set in the Context; unset if not
 	timers [domains]int64 // as set in the Context; unset if not
 
-	dirty  bool // the cell is not as it should be
+	dirty bool // the cell is not as it should be
 }
 
 func newRecord(t *trigger, window, slot []byte, end int64) *record {
