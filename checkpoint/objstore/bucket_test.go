@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"slices"
 	"sort"
 	"strings"
@@ -128,9 +129,14 @@ func testRace(t *testing.T, b Bucket) {
 	for round := range 3 {
 		name := fmt.Sprintf("race/%d", round)
 		var wg sync.WaitGroup
-		errs := make([]error, 8)
+		errs := make([]error, 4) // no more than S3 sends at once
+		var start sync.WaitGroup
+		start.Add(len(errs))
 		for i := range errs {
-			wg.Go(func() { errs[i] = create(t.Context(), b, name, fmt.Append(nil, i)) })
+			wg.Go(func() {
+				meet := sync.OnceFunc(func() { start.Done(); start.Wait() })
+				errs[i] = b.Create(t.Context(), name, &trip{ReaderAt: strings.NewReader(fmt.Sprint(i)), n: 1, call: meet}, 1)
+			})
 		}
 		wg.Wait()
 		winner := -1
@@ -280,13 +286,20 @@ func testCancelled(t *testing.T, b Bucket) {
 	}
 }
 
-// pattern is an endless source of bytes that depend on their offset and on the seed.
-type pattern byte
+// pattern gives an endless source of bytes that depend on their offset and on the seed. Its period is no divisor of a
+// part's size, so that swapped parts are seen.
+func pattern(seed byte) io.ReaderAt {
+	content := make([]byte, 1<<16+1)
+	rand.NewChaCha8([32]byte{seed}).Read(content)
+	return repeated{content}
+}
 
-func (s pattern) ReadAt(p []byte, off int64) (int, error) {
-	for i := range p {
-		at := off + int64(i)
-		p[i] = byte(at>>16) ^ byte(at) ^ byte(s)
+// repeated is its content over and over.
+type repeated struct{ content []byte }
+
+func (r repeated) ReadAt(p []byte, off int64) (int, error) {
+	for n := 0; n < len(p); {
+		n += copy(p[n:], r.content[(off+int64(n))%int64(len(r.content)):])
 	}
 	return len(p), nil
 }

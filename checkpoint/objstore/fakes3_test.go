@@ -3,6 +3,7 @@ package objstore
 import (
 	"bytes"
 	"crypto/md5"
+	"crypto/rand"
 	"encoding/hex"
 	"encoding/xml"
 	"fmt"
@@ -25,13 +26,11 @@ type fakeS3 struct {
 	noBatch  bool // has no DeleteObjects
 	page     int  // objects in a page of a listing
 
-	// fault says what happens to a request: 0 nothing; an HTTP status: that, without effect; or one of the constants.
-	fault func(r *http.Request) int
-
 	mu       sync.Mutex
 	objects  map[string]*fakeObject
 	uploads  map[string]*fakeUpload
-	requests []string // method and query, "PUT ?partNumber"
+	fault    func(r *http.Request) int // see inject
+	requests []string                  // method and query, "PUT ?partNumber"
 	headers  []http.Header
 	bodies   int // being received
 	peak     int // the most there were
@@ -118,6 +117,14 @@ func describe(r *http.Request) string {
 	return s
 }
 
+// inject lets fault say what happens to a request: 0 nothing; an HTTP status: that, without effect; or one of the constants.
+// It also forgets the requests so far.
+func (f *fakeS3) inject(fault func(*http.Request) int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.fault, f.requests = fault, nil
+}
+
 // count says how many requests of a kind there were.
 func (f *fakeS3) count(kind string) int {
 	f.mu.Lock()
@@ -135,10 +142,11 @@ func (f *fakeS3) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	f.requests = append(f.requests, describe(r))
 	f.headers = append(f.headers, r.Header)
+	fault := f.fault
 	f.mu.Unlock()
 	what := 0
-	if f.fault != nil {
-		what = f.fault(r)
+	if fault != nil {
+		what = fault(r)
 	}
 	if what > 0 || what == hang {
 		io.Copy(io.Discard, r.Body) // only then the server sees the client go
@@ -321,7 +329,7 @@ func (f *fakeS3) multipart(w http.ResponseWriter, r *http.Request, key string, b
 	}
 	switch describe(r) {
 	case "POST ?uploads":
-		id := strconv.Itoa(len(f.requests))
+		id := rand.Text()
 		f.uploads[id] = &fakeUpload{key: key, meta: r.Header, parts: make(map[int][]byte), time: time.Now()}
 		answer(w, struct {
 			XMLName  xml.Name `xml:"InitiateMultipartUploadResult"`
