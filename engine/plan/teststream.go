@@ -5,6 +5,8 @@ import (
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/tinyrunner/tinyrunner/engine/coder"
 )
 
 // adoptTestCoders gives the outputs of TestStreams the coder that the payload's elements are encoded with. Python names
@@ -24,7 +26,11 @@ func adoptTestCoders(comps *pipepb.Components, cs *coders) error {
 		}
 		for _, out := range t.GetOutputs() {
 			pc := comps.GetPcollections()[out]
-			if _, _, kv := cs.kv(pc.GetCoderId()); !kv && !cs.same(pc.GetCoderId(), stream.GetCoderId()) {
+			bare := pc.GetCoderId()
+			if cs.urn(bare) == coder.URNLengthPrefix { // Go prefixes its own coders here, and not in the payload
+				bare = cs.all[bare].GetComponentCoderIds()[0]
+			}
+			if _, _, kv := cs.kv(bare); !kv && !cs.same(bare, stream.GetCoderId()) {
 				pc.CoderId = stream.GetCoderId()
 			}
 		}
