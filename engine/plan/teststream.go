@@ -27,8 +27,8 @@ func adoptTestCoders(comps *pipepb.Components, cs *coders) error {
 		for _, out := range t.GetOutputs() {
 			pc := comps.GetPcollections()[out]
 			bare := pc.GetCoderId()
-			if cs.urn(bare) == coder.URNLengthPrefix { // Go prefixes its own coders here, and not in the payload
-				bare = cs.all[bare].GetComponentCoderIds()[0]
+			if sub := cs.all[bare].GetComponentCoderIds(); cs.urn(bare) == coder.URNLengthPrefix && len(sub) == 1 {
+				bare = sub[0] // Go prefixes its own coders here, and not in the payload
 			}
 			if _, _, kv := cs.kv(bare); !kv && !cs.same(bare, stream.GetCoderId()) {
 				pc.CoderId = stream.GetCoderId()
