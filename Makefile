@@ -22,8 +22,8 @@ race:
 
 lint: $(LINT)
 	@test -z "$$(gofmt -l cmd engine state web checkpoint benchmarks)" || { echo "run gofmt on:"; gofmt -l cmd engine state web checkpoint benchmarks; exit 1; }
-	go vet ./...
-	$(LINT) run
+	$(GO) vet ./...
+	CGO_ENABLED=0 $(LINT) run
 
 $(LINT):
 	GOBIN=$(abspath $(BUILD)/bin) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI)

@@ -10,6 +10,7 @@ import (
 // Domain is the clock that fires a timer. Values are those of Beam's TimeDomain.
 type Domain uint8
 
+// The domains.
 const (
 	EventTime      Domain = 1 // the watermark
 	ProcessingTime Domain = 2 // the time of day

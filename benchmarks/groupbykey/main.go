@@ -11,13 +11,13 @@ package main
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
 	"runtime/debug"
-	"runtime/pprof"
 	"time"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
@@ -38,7 +38,7 @@ const (
 	bytesName    = "value_bytes"
 )
 
-func init() {
+func init() { //nolint:gochecknoinits // Beam finds functions by name, in a registry that must be filled before beam.Init
 	register.DoFn2x0[int64, func([]byte, []byte)](&makeRecords{})
 	register.DoFn3x0[context.Context, []byte, func(*[]byte) bool](&countGroups{})
 	register.Emitter2[[]byte, []byte]()
@@ -117,7 +117,7 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, args []string) error {
+func run(ctx context.Context, args []string) (err error) {
 	fs := flag.NewFlagSet("groupbykey", flag.ContinueOnError)
 	keys := fs.Int64("keys", 20_000_000, "distinct keys")
 	value := fs.Int("value", 180, "bytes of a value")
@@ -129,15 +129,11 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	if *profile != "" {
-		f, err := os.Create(*profile)
+		stop, err := measure.Profile(*profile)
 		if err != nil {
-			return fmt.Errorf("create profile: %w", err)
+			return err
 		}
-		defer f.Close()
-		if err := pprof.StartCPUProfile(f); err != nil {
-			return fmt.Errorf("create profile: %w", err)
-		}
-		defer pprof.StopCPUProfile()
+		defer func() { err = errors.Join(err, stop()) }()
 	}
 	debug.SetGCPercent(100)
 	debug.SetMemoryLimit((*memory - 40) << 20)

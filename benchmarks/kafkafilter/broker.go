@@ -44,7 +44,9 @@ func serveBroker(s settings) error {
 		return fmt.Errorf("start broker: %w", err)
 	}
 	defer c.Close()
-	fmt.Println(strings.Join(c.ListenAddrs(), ","))
+	if _, err := fmt.Fprintln(os.Stdout, strings.Join(c.ListenAddrs(), ",")); err != nil {
+		return fmt.Errorf("tell the broker's addresses: %w", err)
+	}
 	_, err = io.Copy(io.Discard, os.Stdin)
 	return err
 }

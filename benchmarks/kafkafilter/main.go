@@ -94,13 +94,13 @@ func run(ctx context.Context, args []string) error {
 }
 
 // compare runs the sides in turns.
-func compare(ctx context.Context, s settings) error {
+func compare(ctx context.Context, s settings) (err error) {
 	if s.Brokers == "" {
 		addrs, stop, err := startBroker(ctx, s)
 		if err != nil {
 			return err
 		}
-		defer stop()
+		defer func() { err = errors.Join(err, stop()) }()
 		s.Brokers = addrs
 	} else if err := fill(ctx, s); err != nil {
 		return err
@@ -156,7 +156,7 @@ func withStderr(err error) error {
 }
 
 // startBroker starts the fake broker's process. It ends when its standard input does.
-func startBroker(ctx context.Context, s settings) (addrs string, stop func(), err error) {
+func startBroker(ctx context.Context, s settings) (addrs string, stop func() error, err error) {
 	cmd := command(ctx, s, "broker")
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -170,11 +170,10 @@ func startBroker(ctx context.Context, s settings) (addrs string, stop func(), er
 	if err := cmd.Start(); err != nil {
 		return "", nil, fmt.Errorf("start broker: %w", err)
 	}
-	stop = func() { in.Close(); cmd.Wait() }
+	stop = func() error { return errors.Join(in.Close(), cmd.Wait()) }
 	addrs, err = bufio.NewReader(out).ReadString('\n')
 	if err != nil {
-		stop()
-		return "", nil, fmt.Errorf("start broker: %w", err)
+		return "", nil, fmt.Errorf("start broker: %w", errors.Join(err, stop()))
 	}
 	return strings.TrimSpace(addrs), stop, nil
 }

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
-	"runtime/pprof"
 	"sync/atomic"
 	"time"
 
@@ -21,7 +20,7 @@ import (
 	"github.com/tinyrunner/tinyrunner/engine/tiny"
 )
 
-func init() {
+func init() { //nolint:gochecknoinits // Beam finds functions by name, in a registry that must be filled before beam.Init
 	register.Function3x0(keep)
 	register.Emitter2[[]byte, []byte]()
 }
@@ -54,21 +53,17 @@ func (p *progress) at(n int64) bool {
 }
 
 // runSide measures one side and prints its line.
-func runSide(ctx context.Context, s settings, name string) error {
+func runSide(ctx context.Context, s settings, name string) (err error) {
 	side, ok := sides()[name]
 	if !ok {
 		return fmt.Errorf("%q is not a side: use tinyrunner, bare or broker", name)
 	}
 	if s.Profile != "" {
-		f, err := os.Create(s.Profile)
+		stop, err := measure.Profile(s.Profile)
 		if err != nil {
-			return fmt.Errorf("create profile: %w", err)
+			return err
 		}
-		defer f.Close()
-		if err := pprof.StartCPUProfile(f); err != nil {
-			return fmt.Errorf("create profile: %w", err)
-		}
-		defer pprof.StopCPUProfile()
+		defer func() { err = errors.Join(err, stop()) }()
 	}
 	// Both sides run with the settings of "tinyrunner serve --memory 250MiB".
 	debug.SetGCPercent(100)
@@ -90,13 +85,13 @@ func runSide(ctx context.Context, s settings, name string) error {
 }
 
 // runTinyrunner runs the pipeline until the sink has committed all that is kept.
-func runTinyrunner(ctx context.Context, s settings, done *progress) error {
+func runTinyrunner(ctx context.Context, s settings, done *progress) (err error) {
 	beam.Init()
 	cluster, err := tiny.NewCluster(tiny.Options{Slots: s.Slots, Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))})
 	if err != nil {
 		return err
 	}
-	defer cluster.Close()
+	defer func() { err = errors.Join(err, cluster.Close()) }()
 	p, root := beam.NewPipelineWithRoot()
 	lines := kafka.Read(root, s.Brokers, []string{inTopic})
 	kafka.Write(root, s.Brokers, outTopic, beam.ParDo(root, keep, lines))
@@ -122,7 +117,7 @@ func runTinyrunner(ctx context.Context, s settings, done *progress) error {
 	}
 }
 
-// runBare polls, filters and produces, with the settings that do best (see libraries.md of the design).
+// runBare polls, filters and produces, with the settings that do best.
 func runBare(ctx context.Context, s settings, done *progress) error {
 	client, err := kgo.NewClient(
 		kgo.SeedBrokers(s.Brokers),

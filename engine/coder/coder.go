@@ -1,6 +1,7 @@
 package coder
 
 import (
+	"errors"
 	"fmt"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
@@ -187,7 +188,7 @@ func (c *compiler) fill(out *Coder, ids []string, want, depth int) error {
 // component compiles a component of parent; behind a length prefix an unknown one, or one made of unknown ones, is opaque.
 func (c *compiler) component(parent *Coder, id string, depth int) (*Coder, error) {
 	x, err := c.compile(id, depth)
-	if _, unknown := err.(*UnknownError); unknown && parent.kind == prefixed {
+	if _, unknown := errors.AsType[*UnknownError](err); unknown && parent.kind == prefixed {
 		return &Coder{id: id, urn: c.coders[id].GetSpec().GetUrn(), kind: opaque, size: -1}, nil
 	}
 	return x, err

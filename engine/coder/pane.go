@@ -5,10 +5,11 @@ import "fmt"
 // Timing says how a pane lies to the watermark. The values are those on the wire.
 type Timing uint8
 
+// The timings.
 const (
-	Early Timing = iota
-	OnTime
-	Late
+	Early  Timing = iota // before the watermark passed the window's end
+	OnTime               // when it passed
+	Late                 // after it passed
 	// Unknown is the timing of elements that no trigger has fired.
 	Unknown
 )

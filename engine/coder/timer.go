@@ -54,7 +54,7 @@ func (t *TimerCoder) Parse(b []byte) (Timer, int, error) {
 	if err != nil {
 		return Timer{}, 0, err
 	}
-	raw.Timer.Tag = string(raw.tag)
+	raw.Tag = string(raw.tag)
 	return raw.Timer, n, nil
 }
 

@@ -72,7 +72,7 @@ func (h services) ResolveArtifacts(ctx context.Context, req *jobpb.ResolveArtifa
 }
 
 // GetArtifact streams an artifact. An empty one is a stream of no messages.
-func (h services) GetArtifact(req *jobpb.GetArtifactRequest, stream jobpb.ArtifactRetrievalService_GetArtifactServer) error {
+func (h services) GetArtifact(req *jobpb.GetArtifactRequest, stream jobpb.ArtifactRetrievalService_GetArtifactServer) (err error) {
 	w, err := h.open(stream)
 	if err != nil {
 		return err
@@ -86,7 +86,11 @@ func (h services) GetArtifact(req *jobpb.GetArtifactRequest, stream jobpb.Artifa
 	if err != nil {
 		return artifactError(what, err)
 	}
-	defer in.Close()
+	defer func() {
+		if closed := in.Close(); err == nil && closed != nil {
+			err = artifactError(what, closed)
+		}
+	}()
 	buf := make([]byte, artifactChunk)
 	for {
 		n, err := io.ReadFull(in, buf)

@@ -21,7 +21,7 @@ import (
 // Config is what a Server needs to know. The zero value works; the endpoint must be known before an Environment opens.
 type Config struct {
 	// Logger takes the server's own messages and, unless an environment has its own, those of the harnesses. Default:
-	// slog.Default.
+	// none.
 	Logger *slog.Logger
 	// Endpoint is host:port of the worker port as harnesses must dial it. SetEndpoint may set it later.
 	Endpoint string
@@ -36,7 +36,7 @@ type Config struct {
 
 func (c Config) withDefaults() Config {
 	if c.Logger == nil {
-		c.Logger = slog.Default()
+		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.WorkerWait <= 0 {
 		c.WorkerWait = 2 * time.Minute
@@ -83,7 +83,6 @@ func ServerOptions() []grpc.ServerOption {
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.InitialWindowSize(1 << 20),     // 1 MiB a stream
 		grpc.InitialConnWindowSize(4 << 20), // 4 MiB a connection
-		grpc.SharedWriteBuffer(true),
 		// A harness that is busy in native code may be slow to answer; a killed one closes its connections anyway.
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 2 * time.Minute}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),

@@ -84,11 +84,11 @@ func (s *slot) logWait(waited time.Duration) {
 func (s *slot) timeout() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	last := s.lastErr
-	if last == nil {
-		last = fmt.Errorf("it was asked for, but never connected to %s: look at what it printed, and whether it can reach this address", s.env.server.Endpoint())
+	last := "it was asked for, but never connected to " + s.env.server.Endpoint() + ": look at what it printed, and whether it can reach this address"
+	if s.lastErr != nil {
+		last = s.lastErr.Error() // only its text: this is more than a lost worker, which makes bundles run again
 	}
-	return fmt.Errorf("no SDK harness of environment %q (%v) within %v, %d tries, last: %v; %s",
+	return fmt.Errorf("no SDK harness of environment %q (%v) within %v, %d tries, last: %s; %s",
 		s.env.cfg.ID, s.env.launcher, s.env.server.cfg.WorkerWait, s.tries, last, s.env.launcher.remedy())
 }
 

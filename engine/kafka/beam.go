@@ -13,7 +13,7 @@ import (
 
 // The Go SDK's worker finds types and functions by name and never runs the code that builds the pipeline, so they can only
 // be registered when the program starts: the one init of this project's library packages.
-func init() {
+func init() { //nolint:gochecknoinits // see above
 	beam.RegisterType(reflect.TypeFor[Record]())
 	register.Function1x1(encodeRecord)
 	register.Function1x2(decodeRecord)

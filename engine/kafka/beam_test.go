@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
-	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/graph"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/runtime/graphx"
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 
@@ -22,7 +21,7 @@ func marshal(t *testing.T, build func(s beam.Scope)) *pipepb.Pipeline {
 		t.Fatal(err)
 	}
 	env := &pipepb.Environment{Urn: "beam:env:embedded:v1"}
-	out, err := graphx.Marshal([]*graph.MultiEdge(edges), &graphx.Options{Environment: env})
+	out, err := graphx.Marshal(edges, &graphx.Options{Environment: env})
 	if err != nil {
 		t.Fatal(err)
 	}

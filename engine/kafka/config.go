@@ -69,6 +69,7 @@ type SASL struct {
 // StartAt says where a first start begins to read. A restart always goes on from the job's own positions.
 type StartAt string
 
+// Where to start.
 const (
 	Earliest  StartAt = "earliest"  // the oldest record that the broker has; the default
 	Latest    StartAt = "latest"    // records that come after the start

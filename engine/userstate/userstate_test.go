@@ -38,7 +38,6 @@ type transcript struct {
 	server *Server
 	states map[string]State
 	sides  map[SideInputID]*SideInput
-	bag    Bag // behind the runner key "ref"
 	page   int
 	events []string // what OnTouch was told
 }

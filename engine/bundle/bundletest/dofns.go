@@ -76,7 +76,7 @@ func failOn(_ context.Context, s string) (string, error) {
 		panic("a broken invariant")
 	case "nil":
 		var m map[string]int
-		m[s] = 1
+		m[s] = 1 //nolint:staticcheck // it fails on purpose
 	}
 	return s, nil
 }

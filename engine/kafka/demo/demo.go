@@ -94,7 +94,11 @@ func start(ctx context.Context, c Config) (d *demo, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("make directory for the broker: %w", err)
 	}
-	d.clean = append(d.clean, func() { os.RemoveAll(dir) })
+	d.clean = append(d.clean, func() {
+		if err := os.RemoveAll(dir); err != nil {
+			c.Logger.Warn("remove the broker's directory", "error", err)
+		}
+	})
 	broker, addrs, err := startBroker(dir)
 	if err != nil {
 		return nil, err

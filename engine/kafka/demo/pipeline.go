@@ -19,7 +19,7 @@ const windowSize = 10 * time.Second
 const disorder = 500 * time.Millisecond
 
 // Beam finds functions by name, in a registry that must be filled before beam.Init: the reason for an init.
-func init() {
+func init() { //nolint:gochecknoinits // see above
 	register.Function3x1(parse)
 	register.Function3x0(keepFailed)
 	register.Function3x2(format)
