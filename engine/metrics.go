@@ -1,194 +1,149 @@
 package engine
 
 import (
-	"encoding/binary"
+	"cmp"
+	"errors"
 	"fmt"
-	"math"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
-	"google.golang.org/protobuf/proto"
 
-	"github.com/tinyrunner/tinyrunner/engine/coder"
+	"github.com/tinyrunner/tinyrunner/engine/metric"
 )
 
-// metrics sums the monitoring infos of bundles, by URN and labels. Goroutine safe. The types and their encodings are those
-// of MonitoringInfoTypeUrns in Beam's metrics.proto.
+// metrics adds up the monitoring infos of a job's bundles. The zero value is empty. Goroutine safe.
+//
+// Each bundle brings tens of infos, nearly all of them of series that are known: finding and adding to these does not
+// allocate, but for the types that are sets.
 type metrics struct {
-	mu        sync.Mutex
-	attempted map[string]*pipepb.MonitoringInfo
-	committed map[string]*pipepb.MonitoringInfo
+	mu    sync.Mutex
+	byKey map[seriesKey][]*series // guarded by mu, also what is in the series
 }
 
-// add takes the metrics of one bundle; committed says whether its effect counts.
-func (m *metrics) add(infos []*pipepb.MonitoringInfo, committed bool) {
+// seriesKey is the URN, the type and the labels that most metrics have. Series that differ in others (MonitoringInfoLabels)
+// share a key.
+type seriesKey struct {
+	urn, typ, transform, collection, namespace, name string
+}
+
+// series is what bundles told of one metric: infos of the same URN, type and labels.
+type series struct {
+	info       *pipepb.MonitoringInfo // without payload; never changes
+	committed  metric.Value           // nil: no bundle with this metric was committed
+	attempted  metric.Value           // nil: the same as committed, no bundle with this metric was abandoned
+	unreadable bool                   // some payload was
+}
+
+// add takes the metrics of one bundle; committed says whether its effect counts. An info with an unreadable payload is
+// left out, and the error tells of it: of each metric once, as what goes wrong in one bundle does in the next ones.
+func (m *metrics) add(infos []*pipepb.MonitoringInfo, committed bool) error {
 	if len(infos) == 0 {
-		return
+		return nil
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.attempted == nil {
-		m.attempted = make(map[string]*pipepb.MonitoringInfo)
-		m.committed = make(map[string]*pipepb.MonitoringInfo)
+	if m.byKey == nil {
+		m.byKey = make(map[seriesKey][]*series)
 	}
+	var errs []error
 	for _, in := range infos {
-		key := metricKey(in)
-		merge(m.attempted, key, in)
-		if committed {
-			merge(m.committed, key, in)
+		s := m.find(in)
+		if err := s.add(in.GetPayload(), committed); err != nil && !s.unreadable {
+			s.unreadable = true
+			errs = append(errs, fmt.Errorf("add up metric %s %v: %w", in.GetUrn(), in.GetLabels(), err))
 		}
 	}
+	return errors.Join(errs...)
 }
 
-// snapshot returns the sums so far, in a stable order. The infos are never changed later.
+// snapshot returns the sums so far, ordered by URN and labels. They do not change later; their labels must not be changed.
 func (m *metrics) snapshot() (attempted, committed []*pipepb.MonitoringInfo) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return sorted(m.attempted), sorted(m.committed)
+	for _, same := range m.byKey {
+		for _, s := range same {
+			if s.committed != nil {
+				committed = append(committed, s.encode(s.committed))
+			}
+			if v := cmp.Or(s.attempted, s.committed); v != nil {
+				attempted = append(attempted, s.encode(v))
+			}
+		}
+	}
+	order(attempted)
+	order(committed)
+	return attempted, committed
 }
 
-func sorted(in map[string]*pipepb.MonitoringInfo) []*pipepb.MonitoringInfo {
-	keys := make([]string, 0, len(in))
-	for k := range in {
-		keys = append(keys, k)
+// find returns the series of an info, a new one if need be. REQUIRES: m.mu.
+func (m *metrics) find(in *pipepb.MonitoringInfo) *series {
+	labels := in.GetLabels()
+	k := seriesKey{in.GetUrn(), in.GetType(), labels["PTRANSFORM"], labels["PCOLLECTION"], labels["NAMESPACE"], labels["NAME"]}
+	for _, s := range m.byKey[k] {
+		if maps.Equal(s.info.GetLabels(), labels) {
+			return s
+		}
 	}
-	slices.Sort(keys)
-	out := make([]*pipepb.MonitoringInfo, len(keys))
-	for i, k := range keys {
-		out[i] = proto.CloneOf(in[k])
+	s := &series{info: &pipepb.MonitoringInfo{Urn: k.urn, Type: k.typ, Labels: maps.Clone(labels), StartTime: in.GetStartTime()}}
+	m.byKey[k] = append(m.byKey[k], s)
+	return s
+}
+
+// add merges a payload. If it cannot be read, nothing changes.
+func (s *series) add(payload []byte, committed bool) error {
+	if committed && s.attempted == nil {
+		return s.grow(&s.committed, payload)
+	}
+	if s.attempted == nil && s.committed != nil { // the first bundle that was abandoned: from here on they differ
+		v := metric.New(s.info.GetType())
+		if err := v.Add(s.committed.Append(nil)); err != nil {
+			return err
+		}
+		s.attempted = v
+	}
+	if err := s.grow(&s.attempted, payload); err != nil || !committed {
+		return err
+	}
+	return s.grow(&s.committed, payload)
+}
+
+// grow merges a payload into a value, which it makes for the first one.
+func (s *series) grow(v *metric.Value, payload []byte) error {
+	if *v != nil {
+		return (*v).Add(payload)
+	}
+	first := metric.New(s.info.GetType())
+	if err := first.Add(payload); err != nil {
+		return err
+	}
+	*v = first
+	return nil
+}
+
+func (s *series) encode(v metric.Value) *pipepb.MonitoringInfo {
+	return &pipepb.MonitoringInfo{
+		Urn: s.info.GetUrn(), Type: s.info.GetType(), Labels: s.info.GetLabels(), StartTime: s.info.GetStartTime(), Payload: v.Append(nil),
+	}
+}
+
+func order(infos []*pipepb.MonitoringInfo) {
+	slices.SortFunc(infos, func(a, b *pipepb.MonitoringInfo) int {
+		return cmp.Or(
+			strings.Compare(a.GetUrn(), b.GetUrn()),
+			slices.Compare(labelList(a), labelList(b)),
+			strings.Compare(a.GetType(), b.GetType()),
+		)
+	})
+}
+
+// labelList returns key, value, key, value, ... by key.
+func labelList(in *pipepb.MonitoringInfo) []string {
+	out := make([]string, 0, 2*len(in.GetLabels()))
+	for _, k := range slices.Sorted(maps.Keys(in.GetLabels())) {
+		out = append(out, k, in.GetLabels()[k])
 	}
 	return out
-}
-
-func metricKey(in *pipepb.MonitoringInfo) string {
-	labels := make([]string, 0, len(in.GetLabels()))
-	for k, v := range in.GetLabels() {
-		labels = append(labels, k+"="+v)
-	}
-	slices.Sort(labels)
-	return in.GetUrn() + "\x00" + strings.Join(labels, "\x00")
-}
-
-func merge(sums map[string]*pipepb.MonitoringInfo, key string, in *pipepb.MonitoringInfo) {
-	old := sums[key]
-	if old == nil {
-		sums[key] = proto.CloneOf(in)
-		return
-	}
-	payload, err := mergePayload(in.GetType(), old.GetPayload(), in.GetPayload())
-	if err != nil {
-		payload = in.GetPayload() // not readable: the newest is worth more than nothing
-	}
-	old.Payload, old.StartTime = payload, in.GetStartTime()
-}
-
-// mergePayload sums two payloads of a metric type. Types without a sum keep the newer.
-func mergePayload(typ string, a, b []byte) ([]byte, error) {
-	switch typ {
-	case "beam:metrics:sum_int64:v1":
-		return mergeInts(a, b, add)
-	case "beam:metrics:distribution_int64:v1":
-		return mergeInts(a, b, add, add, lesser, greater)
-	case "beam:metrics:sum_double:v1":
-		return mergeDoubles(0, a, b, addf)
-	case "beam:metrics:distribution_double:v1":
-		return mergeDoubles(1, a, b, addf, math.Min, math.Max)
-	case "beam:metrics:latest_int64:v1", "beam:metrics:latest_double:v1":
-		ta, _, err := coder.ParseVarint(a)
-		if err != nil {
-			return nil, err
-		}
-		tb, _, err := coder.ParseVarint(b)
-		if err != nil || ta > tb {
-			return a, err
-		}
-		return b, nil
-	case "beam:metrics:set_string:v1":
-		return mergeStrings(a, b)
-	}
-	return b, nil
-}
-
-func add(a, b int64) int64     { return a + b }
-func lesser(a, b int64) int64  { return min(a, b) }
-func greater(a, b int64) int64 { return max(a, b) }
-func addf(a, b float64) float64 {
-	return a + b
-}
-
-// mergeInts merges a run of varints, one function a position.
-func mergeInts(a, b []byte, fs ...func(a, b int64) int64) ([]byte, error) {
-	var out []byte
-	for _, f := range fs {
-		va, na, err := coder.ParseVarint(a)
-		if err != nil {
-			return nil, err
-		}
-		vb, nb, err := coder.ParseVarint(b)
-		if err != nil {
-			return nil, err
-		}
-		out = coder.AppendVarint(out, f(va, vb))
-		a, b = a[na:], b[nb:]
-	}
-	return out, nil
-}
-
-// mergeDoubles merges counts varints that add up, then big-endian doubles, one function a position.
-func mergeDoubles(counts int, a, b []byte, fs ...func(a, b float64) float64) ([]byte, error) {
-	var out []byte
-	for range counts {
-		va, na, err := coder.ParseVarint(a)
-		if err != nil {
-			return nil, err
-		}
-		vb, nb, err := coder.ParseVarint(b)
-		if err != nil {
-			return nil, err
-		}
-		out = coder.AppendVarint(out, va+vb)
-		a, b = a[na:], b[nb:]
-	}
-	for _, f := range fs {
-		if len(a) < 8 || len(b) < 8 {
-			return nil, fmt.Errorf("double metric of %d and %d bytes", len(a), len(b))
-		}
-		va := math.Float64frombits(binary.BigEndian.Uint64(a))
-		vb := math.Float64frombits(binary.BigEndian.Uint64(b))
-		out = binary.BigEndian.AppendUint64(out, math.Float64bits(f(va, vb)))
-		a, b = a[8:], b[8:]
-	}
-	return out, nil
-}
-
-// mergeStrings unites two encoded sets of strings (beam:coder:iterable:v1 of string_utf8).
-func mergeStrings(a, b []byte) ([]byte, error) {
-	set := make(map[string]bool)
-	for _, p := range [][]byte{a, b} {
-		if len(p) < 4 {
-			return nil, fmt.Errorf("string set of %d bytes", len(p))
-		}
-		n := binary.BigEndian.Uint32(p)
-		p = p[4:]
-		for range n {
-			s, used, err := coder.ParseBytes(p)
-			if err != nil {
-				return nil, err
-			}
-			set[string(s)] = true
-			p = p[used:]
-		}
-	}
-	all := make([]string, 0, len(set))
-	for s := range set {
-		all = append(all, s)
-	}
-	slices.Sort(all)
-	out := coder.AppendCount(nil, len(all))
-	for _, s := range all {
-		out = coder.AppendBytes(out, []byte(s))
-	}
-	return out, nil
 }
