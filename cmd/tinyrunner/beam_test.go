@@ -211,6 +211,16 @@ func pardo(coder string, env *pipepb.Environment) *pipepb.Pipeline {
 	return p
 }
 
+// nobody is an environment whose worker pool does not exist.
+func nobody(t *testing.T) *pipepb.Environment {
+	t.Helper()
+	payload, err := proto.Marshal(&pipepb.ExternalPayload{Endpoint: &pipepb.ApiServiceDescriptor{Url: "localhost:1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &pipepb.Environment{Urn: "beam:env:external:v1", Payload: payload}
+}
+
 // TestBadPipelines: what the planner refuses comes back from Prepare with the transform's name.
 func TestBadPipelines(t *testing.T) {
 	p := startServer(t, "serve")
@@ -219,12 +229,7 @@ func TestBadPipelines(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	nobody, err := proto.Marshal(&pipepb.ExternalPayload{Endpoint: &pipepb.ApiServiceDescriptor{Url: "localhost:1"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	external := &pipepb.Environment{Urn: "beam:env:external:v1", Payload: nobody}
-
+	external := nobody(t)
 	malformed := pardo("beam:coder:bytes:v1", external)
 	malformed.GetComponents().GetTransforms()["work"].GetSpec().Payload = []byte{0xff}
 	dangling := pardo("beam:coder:bytes:v1", external)

@@ -20,6 +20,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 )
 
 // These tests drive the real binary: TestMain builds it, and binary() says where it is.
@@ -96,7 +99,12 @@ func (b *syncBuffer) String() string {
 // startServer starts the binary on free ports and waits until it listens.
 func startServer(t *testing.T, args ...string) *process {
 	t.Helper()
-	p := &process{dir: t.TempDir(), log: new(syncBuffer), done: make(chan error, 1)}
+	return startServerIn(t, t.TempDir(), args...)
+}
+
+func startServerIn(t *testing.T, dir string, args ...string) *process {
+	t.Helper()
+	p := &process{dir: dir, log: new(syncBuffer), done: make(chan error, 1)}
 	args = append(args, "--job_port=0", "--worker_port=0", "--http_port=0", "--data_dir="+p.dir)
 	p.cmd = exec.Command(binary(), args...)
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
@@ -120,10 +128,10 @@ func startServer(t *testing.T, args ...string) *process {
 func (p *process) readPorts(t *testing.T) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		data, err := os.ReadFile(filepath.Join(p.dir, "ports.json"))
-		if errors.Is(err, os.ErrNotExist) {
+		if !strings.Contains(p.log.String(), "tinyrunner is ready") {
 			continue
 		}
+		data, err := os.ReadFile(filepath.Join(p.dir, "ports.json"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -132,7 +140,7 @@ func (p *process) readPorts(t *testing.T) {
 		}
 		return
 	}
-	t.Fatalf("no ports.json; log:\n%s", p.log)
+	t.Fatalf("the server is not ready; log:\n%s", p.log)
 }
 
 func (p *process) endpoint() string { return "localhost:" + strconv.Itoa(p.ports["job_port"]) }
@@ -281,6 +289,56 @@ func TestServe(t *testing.T) {
 	line, _, _ := strings.Cut(p.log.String(), "\n")
 	if err := json.Unmarshal([]byte(line), &first); err != nil || first["job_endpoint"] != "127.0.0.1:"+strconv.Itoa(p.ports["job_port"]) {
 		t.Errorf("the log does not tell the ports in JSON: %v in %s", err, line)
+	}
+}
+
+// TestLeftovers: a process that was killed leaves nothing behind for the next one.
+func TestLeftovers(t *testing.T) {
+	p := startServer(t, "serve")
+	conn, err := grpc.NewClient(p.endpoint(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := submit(t.Context(), conn, pardo("beam:coder:bytes:v1", nobody(t)), "waits-for-a-harness"); err != nil {
+		t.Fatal(err)
+	}
+	jobs := filepath.Join(p.dir, "jobs")
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if files, err := filepath.Glob(filepath.Join(jobs, "*", "MANIFEST*")); err != nil || len(files) > 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the job has no state")
+		}
+	}
+	p.end(t, syscall.SIGKILL)
+
+	p = startServerIn(t, p.dir, "serve")
+	if left, err := os.ReadDir(jobs); err != nil || len(left) != 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	if !strings.Contains(p.log.String(), `"msg":"removing jobs of a process that was killed","jobs":1}`) {
+		t.Error("the log does not say what was removed")
+	}
+}
+
+// TestForeignDirectory: nothing is removed from a directory that tinyrunner has never used.
+func TestForeignDirectory(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "jobs", "applications.txt")
+	if err := errors.Join(os.Mkdir(filepath.Dir(file), 0o700), os.WriteFile(file, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		code, _, stderr := invoke(t, nil, "serve", "--job_port=0", "--worker_port=0", "--http_port=0", "--data_dir="+dir)
+		want := fmt.Sprintf("tinyrunner: cannot use the data directory %s: it has another program's \"jobs\": name a different one with --data_dir\n", dir)
+		if code != exitUsage || stderr != want {
+			t.Errorf("exit code %d\ngot  %swant %s", code, stderr, want)
+		}
+	}
+	if _, err := os.Stat(file); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -32,6 +32,9 @@ import (
 const (
 	// maxParallelism is the number of key groups of every job, as Flink's default.
 	maxParallelism = 128
+	// In the data directory: portsFile tells the ports in use, lockFile is locked while a process uses it.
+	portsFile = "ports.json"
+	lockFile  = "LOCK"
 	// stopGrace is how long open calls may take to end once their jobs have.
 	stopGrace = 2 * time.Second
 	// gcPercent trades CPU for memory. The memory limit holds the heap anyway; below it 50 cost a tenth of the CPU of a
@@ -108,7 +111,11 @@ func (s *server) openDir() error {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return usage("cannot use the data directory: %w: name one that this user may write with --data_dir", err)
 	}
-	lock, err := vfs.Default.Lock(filepath.Join(s.dir, "LOCK"))
+	name := filepath.Join(s.dir, lockFile)
+	if err := s.checkOwn(name); err != nil {
+		return err
+	}
+	lock, err := vfs.Default.Lock(name)
 	if errors.Is(err, syscall.EAGAIN) {
 		return usage("cannot use the data directory %s: another tinyrunner uses it: name a different one with --data_dir", s.dir)
 	}
@@ -116,6 +123,35 @@ func (s *server) openDir() error {
 		return usage("cannot use the data directory: %w: name one that this user may write with --data_dir", err)
 	}
 	s.onClose(lock.Close)
+	return s.clearDir()
+}
+
+// ownNames are what a server makes in its data directory, besides the lock.
+func ownNames() []string { return []string{"artifacts", "jobs", "spill", portsFile} }
+
+// checkOwn refuses a directory that was never locked, and so not used, but has files by our names: they are somebody's.
+func (s *server) checkOwn(lock string) error {
+	if _, err := os.Lstat(lock); !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, name := range ownNames() {
+		if _, err := os.Lstat(filepath.Join(s.dir, name)); err == nil {
+			return usage("cannot use the data directory %s: it has another program's %q: name a different one with --data_dir", s.dir, name)
+		}
+	}
+	return nil
+}
+
+// clearDir removes what a process that was killed has left: nothing of it can be used again. REQUIRES: the lock is held.
+func (s *server) clearDir() error {
+	if jobs, err := os.ReadDir(filepath.Join(s.dir, "jobs")); err == nil && len(jobs) > 0 {
+		s.log.Warn("removing jobs of a process that was killed", "jobs", len(jobs))
+	}
+	for _, name := range ownNames() {
+		if err := os.RemoveAll(filepath.Join(s.dir, name)); err != nil {
+			return usage("cannot clear the data directory: %w: name one that this user may write with --data_dir", err)
+		}
+	}
 	return nil
 }
 
@@ -213,6 +249,7 @@ func (s *server) makeServices() (err error) {
 	s.onClose(s.jobs.Close)
 	s.jobServer = grpc.NewServer(jobapi.ServerOptions(s.log)...)
 	s.jobs.Register(s.jobServer)
+	jobapi.NewExpansionService(nil).Register(s.jobServer)
 	s.workerServer = grpc.NewServer(fnapi.ServerOptions()...)
 	s.workers.Register(s.workerServer)
 	return nil
@@ -226,7 +263,7 @@ func (s *server) writePorts() error {
 	if err != nil {
 		return fmt.Errorf("encode ports: %w", err)
 	}
-	name := filepath.Join(s.dir, "ports.json")
+	name := filepath.Join(s.dir, portsFile)
 	if err := os.WriteFile(name+".tmp", append(data, '\n'), 0o600); err != nil {
 		return fmt.Errorf("write ports: %w", err)
 	}
