@@ -18,7 +18,7 @@ var layers = [][]string{
 	{"engine"},
 	{"engine/fnapi", "engine/goexec", "engine/userstate", "engine/kafka"},
 	{"engine/native", "engine/plan", "engine/window"},
-	{"engine/bundle"},
+	{"engine/bundle", "engine/metric"},
 	{"engine/coder", "engine/flow", "checkpoint", "state"},
 	{"checkpoint/objstore"},
 }

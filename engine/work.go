@@ -155,12 +155,19 @@ func (x *execution) commit(w *work) error {
 	x.release(w)
 	x.mu.Unlock()
 	if w.result != nil {
-		x.job.metrics.add(w.result.Metrics, true)
+		x.count(w, true)
 		if w.result.RequiresFinalization {
 			x.finalize(w)
 		}
 	}
 	return nil
+}
+
+// count adds the bundle's metrics to the job's.
+func (x *execution) count(w *work, committed bool) {
+	if err := x.job.metrics.add(w.result.Metrics, committed); err != nil {
+		x.log.Warn("metrics left out", "stage", w.stage.name, "error", err)
+	}
 }
 
 // finalize tells the worker that the bundle's effect is safe. Best effort, as the model has it.
@@ -227,7 +234,7 @@ func (x *execution) abandon(ctx context.Context, w *work, err error) {
 	x.release(w)
 	x.mu.Unlock()
 	if w.result != nil {
-		x.job.metrics.add(w.result.Metrics, false)
+		x.count(w, false)
 	}
 	switch {
 	case ctx.Err() != nil:
