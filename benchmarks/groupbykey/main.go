@@ -136,7 +136,7 @@ func run(ctx context.Context, args []string) (err error) {
 		defer func() { err = errors.Join(err, stop()) }()
 	}
 	debug.SetGCPercent(100)
-	debug.SetMemoryLimit((*memory - 40) << 20)
+	debug.SetMemoryLimit((*memory - 60) << 20)
 	beam.Init()
 	p := build(*keys, *value)
 	start := time.Now()

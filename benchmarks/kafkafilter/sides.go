@@ -67,7 +67,7 @@ func runSide(ctx context.Context, s settings, name string) (err error) {
 	}
 	// Both sides run with the settings of "tinyrunner serve --memory 250MiB".
 	debug.SetGCPercent(100)
-	debug.SetMemoryLimit(210 << 20)
+	debug.SetMemoryLimit(190 << 20)
 	p := &progress{total: s.Records / keepEvery}
 	if err := side(ctx, s, p); err != nil {
 		return err
