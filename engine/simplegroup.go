@@ -25,8 +25,10 @@ type simpleGroup struct {
 	cursor []fireCursor
 }
 
-// fireCursor is where the firing of a slot goes on: everything before was emitted and deleted.
+// fireCursor is where a pass over a slot's groups goes on: everything before was emitted and deleted. The pass ends with
+// the time it began with, whatever the watermark does meanwhile: groups behind the cursor are not looked at again.
 type fireCursor struct {
+	upTo   int64
 	group  uint16
 	suffix []byte
 }
@@ -110,8 +112,9 @@ func (g *simpleGroup) fire(w *work) error {
 	g0, g1 := g.o.s.x.groups(w.slot)
 	at := g.cursor[w.slot]
 	if at.suffix == nil {
-		at = fireCursor{group: g0, suffix: appendEnd(nil, coder.MinTimestamp)}
+		at = fireCursor{upTo: w.upTo, group: g0, suffix: appendEnd(nil, coder.MinTimestamp)}
 	}
+	w.upTo = at.upTo
 	f := firing{g: g, w: w, tx: w.begin()}
 	for at.group < g1 {
 		next, err := f.group(at)
@@ -119,10 +122,10 @@ func (g *simpleGroup) fire(w *work) error {
 			return err
 		}
 		if next != nil {
-			w.onCommit = append(w.onCommit, func() { g.cursor[w.slot] = fireCursor{at.group, next} })
+			w.onCommit = append(w.onCommit, func() { g.cursor[w.slot] = fireCursor{at.upTo, at.group, next} })
 			return nil
 		}
-		at = fireCursor{group: at.group + 1, suffix: appendEnd(nil, coder.MinTimestamp)}
+		at = fireCursor{upTo: at.upTo, group: at.group + 1, suffix: appendEnd(nil, coder.MinTimestamp)}
 	}
 	w.onCommit = append(w.onCommit, func() {
 		g.cursor[w.slot] = fireCursor{}
