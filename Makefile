@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV   := $(BUILD)/venv
 SUITES ?= ../shared/suites
 GO     := CGO_ENABLED=0 go
+# For the tests of one package: three times what the slowest takes on two busy cores.
+TIMEOUT := 8m
 GOLANGCI := v2.15.0
 LINT   := $(BUILD)/bin/golangci-lint-$(GOLANGCI)
 
@@ -14,11 +16,11 @@ build:
 
 # The whole suite, with pipelines of the real Python and Go SDKs.
 test: venv
-	PYTHON=$(abspath $(VENV)/bin/python) $(GO) test ./...
+	PYTHON=$(abspath $(VENV)/bin/python) $(GO) test -timeout $(TIMEOUT) ./...
 
 # The same without the real SDKs: their processes are not Go and only wait longer here.
 race:
-	CGO_ENABLED=1 go test -race -short ./...
+	CGO_ENABLED=1 go test -race -short -timeout $(TIMEOUT) ./...
 
 lint: $(LINT)
 	@test -z "$$(gofmt -l cmd engine state web checkpoint benchmarks)" || { echo "run gofmt on:"; gofmt -l cmd engine state web checkpoint benchmarks; exit 1; }
