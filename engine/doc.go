@@ -15,6 +15,7 @@
 //	job.go        a job's life: states, messages, cancel, drain
 //	execution.go  one run of a job: its stages, queues and the scheduler that picks the next bundles
 //	work.go       a bundle from start to commit
+//	split.go      bundles that give work back
 //	output.go     what a bundle emits, routed to the queues of its consumers
 //	watermark.go  how event time moves through the stages
 //	group.go      the native GroupByKey

@@ -120,18 +120,9 @@ func (o *groupOp) run(ctx context.Context, w *work) error {
 
 // add gives a bundle's elements to the windows, key by key.
 func (o *groupOp) add(w *work) error {
-	in := o.s.in.Coder
 	byKey := make(map[string][]window.Element)
 	var keys []string
-	err := eachElement(w.blocks, func(elem []byte) error {
-		h, err := in.ParseHeader(elem)
-		if err != nil {
-			return err
-		}
-		key, value, _, err := coder.SplitKV(in.Elem(), elem[h.ValueOffset:])
-		if err != nil {
-			return fmt.Errorf("read key: %w", err)
-		}
+	err := o.s.eachKV(w.blocks, func(h coder.Header, key, value, _ []byte) error {
 		batch, known := byKey[string(key)]
 		if !known {
 			keys = append(keys, string(key))

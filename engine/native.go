@@ -89,6 +89,21 @@ func eachElement(blocks []*flow.Block, f func(elem []byte) error) error {
 	return nil
 }
 
+// eachKV calls f for each element of the stage's input, which is of KVs.
+func (s *stage) eachKV(blocks []*flow.Block, f func(h coder.Header, key, value, elem []byte) error) error {
+	return eachElement(blocks, func(elem []byte) error {
+		h, err := s.in.Coder.ParseHeader(elem)
+		if err != nil {
+			return err
+		}
+		key, value, _, err := coder.SplitKV(s.in.Coder.Elem(), elem[h.ValueOffset:])
+		if err != nil {
+			return fmt.Errorf("read key: %w", err)
+		}
+		return f(h, key, value, elem)
+	})
+}
+
 // sourceOp reads a runner-native source: slot i reads shard i. Each fetch commits its elements and its position together.
 type sourceOp struct {
 	s    *stage

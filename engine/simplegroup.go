@@ -60,15 +60,7 @@ func (g *simpleGroup) add(w *work) error {
 	tx := w.begin()
 	ends := make(map[int64]bool)
 	var prefix []byte
-	err := eachElement(w.blocks, func(elem []byte) error {
-		h, err := in.ParseHeader(elem)
-		if err != nil {
-			return err
-		}
-		key, value, _, err := coder.SplitKV(in.Elem(), elem[h.ValueOffset:])
-		if err != nil {
-			return fmt.Errorf("read key: %w", err)
-		}
+	err := g.o.s.eachKV(w.blocks, func(h coder.Header, key, value, _ []byte) error {
 		group := uint16(coder.KeyGroup(key, g.o.s.x.cfg.MaxParallelism))
 		for win := range in.EachWindow(h) {
 			end, err := window.End(in.Window(), win)

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"encoding/binary"
-	"fmt"
 
 	"github.com/tinyrunner/tinyrunner/engine/coder"
 	"github.com/tinyrunner/tinyrunner/state"
@@ -14,20 +13,12 @@ const sortedFamily = "\x00sorted"
 
 // park sets a timer for each element that the watermark has not passed; the others are processed at once.
 func (o *userOp) park(w *work) error {
-	in, tx := o.s.in.Coder, w.begin()
+	tx := w.begin()
 	late := o.s.x.cfg.Pool.NewBuilder()
 	n := uint32(0)
-	err := eachElement(w.blocks, func(elem []byte) error {
-		h, err := in.ParseHeader(elem)
-		if err != nil {
-			return err
-		}
+	err := o.s.eachKV(w.blocks, func(h coder.Header, key, _, elem []byte) error {
 		if h.Timestamp < w.upTo {
 			return late.Append(elem, h.Timestamp)
-		}
-		key, _, _, err := coder.SplitKV(in.Elem(), elem[h.ValueOffset:])
-		if err != nil {
-			return fmt.Errorf("read key: %w", err)
 		}
 		_, group := o.s.x.slotOf(key)
 		n++
