@@ -2,7 +2,9 @@ package engine_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -26,6 +28,9 @@ func init() {
 	register.DoFn6x0[beam.Window, state.Provider, timers.Provider, string, int64, func(string, int64)]((*hoard)(nil))
 	register.DoFn4x0[*sdf.LockRTracker, string, int64, func(string, int64)]((*spread)(nil))
 	register.DoFn2x1[string, int64, string]((*tally)(nil))
+	register.DoFn4x0[context.Context, string, int64, func(string, int64)]((*blocker)(nil))
+	register.DoFn2x1[string, int64, error]((*failing)(nil))
+	register.DoFn4x1[*sdf.LockRTracker, string, int64, func(string, int64), sdf.ProcessContinuation]((*endless)(nil))
 	register.Function2x1(show)
 	register.Function2x1(showGroup)
 	register.Emitter2[string, int64]()
@@ -158,6 +163,7 @@ type hoard struct {
 	All   state.Bag[int64]
 	Seen  state.Map[string, int64]
 	Ticks int64
+	Only  bool // emit the sum only
 }
 
 func newHoard(ticks int64) *hoard {
@@ -230,6 +236,9 @@ func (f *hoard) OnTimer(_ context.Context, _ beam.EventTime, sp state.Provider, 
 }
 
 func (f *hoard) flush(all []int64, distinct int) []int64 {
+	if f.Only {
+		return []int64{sumOf(all)}
+	}
 	return []int64{sumOf(all), int64(len(all)), int64(distinct)}
 }
 
@@ -284,3 +293,52 @@ func (f *spread) ProcessElement(rt *sdf.LockRTracker, k string, v int64, emit fu
 type tally struct{}
 
 func (f *tally) ProcessElement(_ string, v int64) string { return strconv.FormatInt(v, 10) }
+
+// blocker waits for the end of the bundle's context.
+type blocker struct{ Gate string }
+
+func (f *blocker) ProcessElement(ctx context.Context, k string, v int64, emit func(string, int64)) {
+	if g, ok := gates.Load(f.Gate); ok {
+		g.(func(string, int64) bool)(k, v)
+	}
+	<-ctx.Done()
+}
+
+// failing fails.
+type failing struct{ Message string }
+
+func (f *failing) ProcessElement(k string, v int64) error { return errors.New(f.Message) }
+
+// endless counts for ever, a few numbers at a time.
+type endless struct{}
+
+func (f *endless) CreateInitialRestriction(string, int64) offsetrange.Restriction {
+	return offsetrange.Restriction{End: math.MaxInt64}
+}
+
+func (f *endless) CreateTracker(r offsetrange.Restriction) *sdf.LockRTracker {
+	return sdf.NewLockRTracker(offsetrange.NewTracker(r))
+}
+
+func (f *endless) RestrictionSize(string, int64, offsetrange.Restriction) float64 { return 1 }
+
+func (f *endless) SplitRestriction(_ string, _ int64, r offsetrange.Restriction) []offsetrange.Restriction {
+	return []offsetrange.Restriction{r}
+}
+
+// TruncateRestriction leaves a last five numbers.
+func (f *endless) TruncateRestriction(rt *sdf.LockRTracker, _ string, _ int64) offsetrange.Restriction {
+	r := rt.GetRestriction().(offsetrange.Restriction)
+	return offsetrange.Restriction{Start: r.Start, End: r.Start + 5}
+}
+
+func (f *endless) ProcessElement(rt *sdf.LockRTracker, k string, _ int64, emit func(string, int64)) sdf.ProcessContinuation {
+	from := rt.GetRestriction().(offsetrange.Restriction).Start
+	for at := from; rt.TryClaim(at); at++ {
+		emit(k, at)
+		if at == from+2 {
+			return sdf.ResumeProcessingIn(5 * time.Millisecond)
+		}
+	}
+	return sdf.StopProcessing()
+}

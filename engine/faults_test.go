@@ -11,6 +11,7 @@ import (
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/graph/window"
 	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/testing/teststream"
 
 	"github.com/tinyrunner/tinyrunner/engine"
 	"github.com/tinyrunner/tinyrunner/engine/bundle"
@@ -73,5 +74,22 @@ func TestSideInputOfSameUpstream(t *testing.T) {
 				t.Errorf("job ended %v with %d elements, want %d: %v", st, got, n, err)
 			}
 		})
+	}
+}
+
+// An element that is too late for one of its windows is not processed there, though it is in the others.
+func TestLateInOneOfItsWindows(t *testing.T) {
+	c := teststream.NewConfig()
+	must(c.AdvanceWatermark(52))
+	must(c.AddElements(15, "b=9"))
+	must(c.AdvanceWatermarkToInfinity())
+	p, s := beam.NewPipelineWithRoot()
+	col := beam.WindowInto(s, window.NewSlidingWindows(33*time.Millisecond, 64*time.Millisecond), beam.ParDo(s, &parse{}, teststream.Create(s, c)))
+	f := newHoard(0)
+	f.Only = true
+	sink(s, "sink", beam.ParDo(s, show, beam.ParDo(s, f, col)))
+	got := execute(t, calm(), marshal(t, p))
+	if d := differ(texts(got), []string{"sink: b=9 @63 [0,64)"}); d != "" {
+		t.Errorf("differs from what is wanted:\n%s", d)
 	}
 }

@@ -45,7 +45,9 @@ func until(what func() bool) bool {
 	return false
 }
 
-func keyGroup(k string, groups int) int { return coder.KeyGroup(coder.AppendBytes(nil, []byte(k)), groups) }
+func keyGroup(k string, groups int) int {
+	return coder.KeyGroup(coder.AppendBytes(nil, []byte(k)), groups)
+}
 
 // The watermark rises while a GroupByKey is still firing, in many bundles, what was due before: nothing may be skipped.
 func TestWatermarkRisesWhileWindowsFire(t *testing.T) {

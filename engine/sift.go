@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 
+	"github.com/tinyrunner/tinyrunner/engine/coder"
 	"github.com/tinyrunner/tinyrunner/engine/flow"
 	"github.com/tinyrunner/tinyrunner/engine/window"
 )
@@ -17,76 +18,86 @@ const (
 )
 
 // sift looks at the windows of each element of the work's input, given by their ends. The work keeps what is to be
-// processed, counts what is dropped, and returns what is postponed. An element in several windows is postponed when one of
-// them says so, and dropped when all do.
+// processed, counts the windows that are dropped, and returns what is postponed. An element leaves the windows that are
+// dropped; it waits when one of the others says so.
 func (w *work) sift(judge func(end int64) verdict) ([]*flow.Block, error) {
-	x := w.stage.x
-	now, later := x.cfg.Pool.NewBuilder(), x.cfg.Pool.NewBuilder()
-	dropped := int64(0)
-	err := w.eachJudged(judge, func(elem []byte, hold int64, v verdict) error {
-		switch v {
-		case process:
-			return now.Append(elem, hold)
-		case postpone:
-			return later.Append(elem, hold)
-		}
-		dropped++
-		return nil
-	})
-	if err != nil || later.Len() == 0 && dropped == 0 {
-		now.Discard()
-		later.Discard()
+	pool := w.stage.x.cfg.Pool
+	s := sieve{w: w, judge: judge, now: pool.NewBuilder(), later: pool.NewBuilder()}
+	err := s.blocks()
+	if err != nil || s.later.Len() == 0 && s.dropped == 0 {
+		s.now.Discard()
+		s.later.Discard()
 		return nil, err
 	}
-	keep, err1 := now.Finish()
-	wait, err2 := later.Finish()
+	keep, err1 := s.now.Finish()
+	wait, err2 := s.later.Finish()
 	if err := errors.Join(err1, err2); err != nil {
 		for _, b := range append(keep, wait...) {
 			b.Release()
 		}
 		return nil, err
 	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
+	w.stage.x.mu.Lock()
+	defer w.stage.x.mu.Unlock()
 	for _, b := range w.blocks {
 		b.Release()
 	}
 	w.blocks = keep
-	w.dropped += dropped
+	w.dropped += s.dropped
 	return wait, nil
 }
 
-// eachJudged calls f for each element of the input with the time up to which it holds the watermark.
-func (w *work) eachJudged(judge func(end int64) verdict, f func(elem []byte, hold int64, v verdict) error) error {
-	in := w.stage.in.Coder
-	for _, b := range w.blocks {
-		err := eachElement([]*flow.Block{b}, func(elem []byte) error {
-			h, err := in.ParseHeader(elem)
-			if err != nil {
-				return err
-			}
-			v, n := drop, 0
-			for win := range in.EachWindow(h) {
-				end, err := window.End(in.Window(), win)
-				if err != nil {
-					return err
-				}
-				switch j := judge(end); {
-				case j == postpone || v == postpone:
-					v = postpone
-				case j == process:
-					v = process
-				}
-				n++
-			}
-			if n == 0 {
-				v = process
-			}
-			return f(elem, max(h.Timestamp, b.MinTimestamp()), v)
-		})
+// sieve is the state of a sift.
+type sieve struct {
+	w          *work
+	judge      func(end int64) verdict
+	now, later *flow.Builder
+	dropped    int64
+	windows    []byte // of the element, that it stays in
+	elem       []byte
+}
+
+func (s *sieve) blocks() error {
+	for _, b := range s.w.blocks {
+		err := eachElement([]*flow.Block{b}, func(elem []byte) error { return s.element(elem, b.MinTimestamp()) })
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// element judges an element of a block that holds the watermark at hold.
+func (s *sieve) element(elem []byte, hold int64) error {
+	in := s.w.stage.in.Coder
+	h, err := in.ParseHeader(elem)
+	if err != nil {
+		return err
+	}
+	to, kept := s.now, 0
+	s.windows = s.windows[:0]
+	for win := range in.EachWindow(h) {
+		end, err := window.End(in.Window(), win)
+		if err != nil {
+			return err
+		}
+		switch s.judge(end) {
+		case drop:
+			s.dropped++
+			continue
+		case postpone:
+			to = s.later
+		}
+		kept++
+		s.windows = append(s.windows, win...)
+	}
+	switch {
+	case kept == 0 && h.NumWindows > 0:
+		return nil
+	case kept < h.NumWindows:
+		s.elem = coder.AppendRawHeader(s.elem[:0], h.Timestamp, kept, s.windows, h.PaneBytes)
+		s.elem = append(s.elem, elem[h.ValueOffset:]...)
+		elem = s.elem
+	}
+	return to.Append(elem, max(h.Timestamp, hold))
 }
