@@ -9,7 +9,7 @@ TIMEOUT := 8m
 GOLANGCI := v2.15.0
 LINT   := $(BUILD)/bin/golangci-lint-$(GOLANGCI)
 
-.PHONY: build test race lint demo conformance bench chaos venv clean
+.PHONY: build test race lint demo conformance bench chaos venv versitygw clean
 
 build:
 	$(GO) build -buildvcs=auto -o $(BUILD)/tinyrunner ./cmd/tinyrunner
@@ -53,6 +53,10 @@ $(VENV)/ready: .ci/requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install -q --disable-pip-version-check -r .ci/requirements.txt
 	touch $@
+
+# A real S3 server for the tests of checkpoint/objstore, which skip it when it is not there.
+versitygw:
+	GOBIN=$(abspath $(BUILD)/bin) $(GO) install github.com/versity/versitygw/cmd/versitygw@v1.8.0
 
 clean:
 	rm -rf $(BUILD)
