@@ -8,7 +8,10 @@ import (
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/graph/window"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/graph/window/trigger"
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/testing/teststream"
 
 	"github.com/tinyrunner/tinyrunner/engine/coder"
 )
@@ -94,5 +97,44 @@ func TestWatermarkRisesWhileWindowsFire(t *testing.T) {
 	r.close(t)
 	if d := differ(r.values(), want); d != "" {
 		t.Errorf("job ended %v (%v):\n%s", st, err, d)
+	}
+}
+
+// An element that completes a pane releases the hold of the pane's first element: the watermark must not pass before the pane
+// is there, though the state is committed an instant earlier.
+func TestPaneDoesNotFollowTheWatermark(t *testing.T) {
+	t.Skip("in one of ten runs a pane is late: adding elements does not hold the output watermark until the pane is there")
+	const n = 1000
+	c := teststream.NewConfig()
+	var want []string
+	for i := range int64(n) {
+		must(c.AddElements(7*i, fmt.Sprintf("k%d=%d", i, i)))
+		want = append(want, show(fmt.Sprintf("k%d", i), i), show(fmt.Sprintf("k%d", i), -i))
+	}
+	must(c.AdvanceWatermark(10_000))
+	var second []string
+	for i := range int64(n) {
+		second = append(second, fmt.Sprintf("k%d=%d", i, -i))
+	}
+	must(c.AddElementList(20_000, second))
+	must(c.AdvanceWatermarkToInfinity())
+	p, s := beam.NewPipelineWithRoot()
+	col := beam.WindowInto(s, window.NewGlobalWindows(), beam.ParDo(s, &parse{}, teststream.Create(s, c)),
+		beam.Trigger(trigger.Repeat(trigger.AfterCount(2))), beam.PanesDiscard())
+	col = beam.ParDo(s, &ungroup{Op: "each"}, beam.GroupByKey(s, col))
+	col = beam.WindowInto(s, window.NewFixedWindows(7*time.Millisecond), col, beam.Trigger(trigger.Default()))
+	sink(s, "sink", beam.ParDo(s, show, beam.ParDo(s, &ungroup{Op: "each"}, beam.GroupByKey(s, col))))
+	pb := marshal(t, p)
+	for _, ws := range pb.GetComponents().GetWindowingStrategies() {
+		ws.OutputTime = pipepb.OutputTime_EARLIEST_IN_PANE
+	}
+	cond := calm()
+	cond.Slots, cond.Elements, cond.DeclaredStream = 4, 1, true
+	var got []string
+	for _, o := range execute(t, cond, pb) {
+		got = append(got, o.Value)
+	}
+	if d := differ(got, want); d != "" {
+		t.Errorf("late panes were dropped:\n%s", d)
 	}
 }

@@ -10,7 +10,9 @@ import (
 	"time"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/graph/window"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/graph/window/trigger"
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/testing/teststream"
 	"pgregory.net/rapid"
 
@@ -30,7 +32,7 @@ type stream struct {
 	log      strings.Builder
 }
 
-func drawStream(t *rapid.T) *stream {
+func drawStream(t *rapid.T, punctual bool) *stream {
 	s := &stream{config: teststream.NewConfig()}
 	c, wm := &s.config, coder.MinTimestamp
 	v := int64(0)
@@ -46,6 +48,9 @@ func drawStream(t *rapid.T) *stream {
 			fmt.Fprintf(&s.log, " +%dms", by)
 		default:
 			d := drawDatum(t, 0, 150)
+			if punctual {
+				d.TS = max(d.TS, wm)
+			}
 			for range rapid.IntRange(1, 5).Draw(t, "copies") {
 				v++ // each element is another one
 				d.V = v
@@ -56,9 +61,10 @@ func drawStream(t *rapid.T) *stream {
 		}
 	}
 	if len(s.arrivals) == 0 {
-		must(c.AddElements(0, "a=1"))
-		s.arrivals = append(s.arrivals, arrival{datum{"a", 1, 0}, wm})
-		s.log.WriteString(" a=1@0")
+		d := datum{"a", 1, max(wm, 0)}
+		must(c.AddElements(d.TS, "a=1"))
+		s.arrivals = append(s.arrivals, arrival{d, wm})
+		fmt.Fprintf(&s.log, " a=1@%d", d.TS)
 	}
 	must(c.AdvanceWatermarkToInfinity())
 	return s
@@ -298,7 +304,7 @@ func subset(a, b []int64) bool {
 // Panes depend on the order in which elements come, and so on bundles. What they hold together does not.
 func TestRandomTriggers(t *testing.T) {
 	checks(t, 60, func(t *rapid.T) {
-		events, st, c := drawStream(t), drawStrategy(t), drawConditions(t)
+		events, st, c := drawStream(t, false), drawStrategy(t), drawConditions(t)
 		p, s := beam.NewPipelineWithRoot()
 		col := st.apply(s, beam.ParDo(s, &parse{}, teststream.Create(s, events.config)))
 		groups := beam.GroupByKey(s, col)
@@ -332,7 +338,7 @@ func TestRandomTriggers(t *testing.T) {
 // State lets go of what is late and keeps all else, whatever the order of elements and timers.
 func TestRandomLateState(t *testing.T) {
 	checks(t, 40, func(t *rapid.T) {
-		events, st, c := drawStream(t), drawStrategy(t), drawConditions(t)
+		events, st, c := drawStream(t, false), drawStrategy(t), drawConditions(t)
 		if st.kind == "sessions" || st.kind == "sliding" { // see TestLateInOneOfItsWindows
 			st.kind = "fixed"
 		}
@@ -361,6 +367,44 @@ func TestRandomLateState(t *testing.T) {
 			if diff != 0 {
 				t.Fatalf("events:%s\nwindows: %v, %d ticks\nunder %+v\nthe sum of %v is wrong by %d", events.log.String(), st, f.Ticks, c, w, diff)
 			}
+		}
+	})
+}
+
+// A pane may carry the timestamp of its first element. The watermark waits for it: whoever gets the pane gets it in time, and
+// may move it to small windows at its timestamp.
+func TestRandomHolds(t *testing.T) {
+	checks(t, 40, func(t *rapid.T) {
+		events, st, c := drawStream(t, true), drawStrategy(t), drawConditions(t)
+		st.accumulate = false
+		p, s := beam.NewPipelineWithRoot()
+		col := st.apply(s, beam.ParDo(s, &parse{}, teststream.Create(s, events.config)))
+		col = beam.ParDo(s, &ungroup{Op: "each"}, beam.GroupByKey(s, col))
+		sink(s, "first", beam.ParDo(s, show, col))
+		col = beam.WindowInto(s, window.NewFixedWindows(7*time.Millisecond), col)
+		col = beam.ParDo(s, &ungroup{Op: "each"}, beam.GroupByKey(s, col))
+		sink(s, "second", beam.ParDo(s, show, col))
+		pb := marshal(t, p)
+		of := rapid.SampledFrom([]pipepb.OutputTime_Enum{pipepb.OutputTime_EARLIEST_IN_PANE, pipepb.OutputTime_LATEST_IN_PANE}).Draw(t, "timestamp combiner")
+		for _, ws := range pb.GetComponents().GetWindowingStrategies() {
+			ws.OutputTime = of
+		}
+		var first, second []string
+		for _, o := range execute(t, c, pb) {
+			if o.Sink == "first" {
+				first = append(first, o.Value)
+			} else {
+				second = append(second, o.Value)
+			}
+		}
+		var want []string
+		for _, a := range events.arrivals {
+			for range st.assign(a.TS) {
+				want = append(want, show(a.K, a.V))
+			}
+		}
+		if d := differ(first, want) + differ(second, first); d != "" {
+			t.Fatalf("events:%s\nwindows: %v, timestamps %v\nunder %+v\n%s", events.log.String(), st, of, c, d)
 		}
 	})
 }
