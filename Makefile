@@ -35,9 +35,15 @@ $(LINT):
 demo: build
 	$(BUILD)/tinyrunner demo
 
-# Beam's own suites against this build, on free ports. SUITES is where their drivers are.
+# Beam's own suites against this build, on free ports. SUITES is where their drivers are. JOBS=4 runs four of them at once
+# on one server, RACE=1 takes a build with the race detector.
 conformance: build venv
+ifdef RACE
+	CGO_ENABLED=1 go build -race -o $(BUILD)/tinyrunner-race ./cmd/tinyrunner
+	BINARY=$(BUILD)/tinyrunner-race bash .ci/conformance "$(SUITES)"
+else
 	bash .ci/conformance "$(SUITES)"
+endif
 
 # Figures of the parts, on this machine and as busy as it is.
 bench:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"time"
 
 	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
@@ -111,6 +112,9 @@ func (o *userOp) next(slot int) *work {
 		return w
 	}
 	q := s.queue(slot)
+	if o.gathers(q) {
+		return nil
+	}
 	w := s.take(slot, q, o.share(q))
 	if w != nil {
 		w.upTo = s.inputWM
@@ -120,6 +124,30 @@ func (o *userOp) next(slot int) *work {
 		w.out = newTruncation(s)
 	}
 	return w
+}
+
+const (
+	// fewElements are so few that a bundle of them costs more than they do.
+	fewElements = 1000
+	// gatherTime is how long a small bundle waits for what the bundles before it are about to add.
+	gatherTime = 100 * time.Millisecond
+)
+
+// gathers reports whether a small queue of a bounded PCollection had better wait for the bundles that are about to add to
+// it: what is small stays one bundle then. REQUIRES: x.mu.
+func (o *userOp) gathers(q *flow.Queue) bool {
+	s := o.s
+	if !s.in.Bounded || s.keyed || q.Len() == 0 || q.Len() >= fewElements || s.plan.Splittable {
+		return false
+	}
+	for _, p := range s.in.producers {
+		for w := range p.active {
+			if !p.op.waits() && time.Since(w.started) < gatherTime {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // share is how many elements a bundle takes: with little work in the queue the free slots share it, unless the elements are
@@ -137,7 +165,7 @@ func (o *userOp) share(q *flow.Queue) int {
 	}
 	n := (q.Len() + free - 1) / max(free, 1)
 	if !s.plan.Splittable {
-		n = max(n, 1000)
+		n = max(n, fewElements)
 	}
 	return max(1, min(n, o.limit))
 }
