@@ -11,7 +11,7 @@
 // itself.
 //
 // The sink produces idempotently and asynchronously and answers Write when all records are acknowledged: at least once.
-// Exactly once (a transaction per checkpoint, native.Participant) comes later.
+// Exactly once (a transaction per checkpoint, native.Transactional) comes later.
 //
 // File map: beam.go the transforms; config.go their payloads; record.go the Record type and its encoding; client.go and
 // logger.go what source and sink share; open.go how a source finds where to begin; source.go, poll.go, budget.go reading;

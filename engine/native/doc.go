@@ -8,6 +8,7 @@
 // again by the source that is opened from the last position.
 //
 // A sink is a leaf of the plan. It is given whole blocks; when Write returns nil they are written for good, and their commit
-// takes them off the queue. A crash between the two writes them again: at least once. Exactly once needs a sink that is a
-// Participant of checkpoints.
+// takes them off the queue. A crash between the two writes them again: at least once. Exactly once needs a sink that is
+// Transactional: its records lie on the same side of a checkpoint's cut as the bundle that wrote them, and become visible
+// when the checkpoint is durable.
 package native

@@ -37,7 +37,9 @@ type Fetched struct {
 }
 
 // Committer is implemented by sources that want to know how far the job has durably come, for instance to show it to the
-// monitoring of the outside system. The engine calls it from time to time, with one of the positions that Fetch returned.
+// monitoring of the outside system. The engine calls it for each shard whose position has moved: with the position that a
+// checkpoint holds, once the checkpoint is complete and its Prepared are committed; without checkpoints, now and then with
+// a position that is committed to the state. Positions of a shard come in order.
 type Committer interface {
 	// Committed must not block for longer than it takes to note the position.
 	Committed(shard int, position []byte)
@@ -82,19 +84,11 @@ type SinkConfig struct {
 	Coder *coder.WindowedValue
 	// Memory is the most, in bytes, that the sink keeps outside the pool (write buffers).
 	Memory int64
-	Logger *slog.Logger
+	// Transaction is set when the job makes checkpoints: a sink that can write exactly once is then Transactional. nil: at
+	// least once.
+	Transaction *TransactionConfig
+	Logger      *slog.Logger
 }
 
 // SinkFactory opens a sink. ctx bounds the opening only.
 type SinkFactory func(ctx context.Context, cfg SinkConfig) (Sink, error)
-
-// Participant is the seam for exactly-once output: a sink that has something outside the snapshot to make final once a
-// checkpoint is durable, for instance a Kafka transaction. No sink implements it yet.
-type Participant interface {
-	// Prepare ends what belongs to the checkpoint so that it can still be committed after a crash, by the token alone.
-	Prepare(ctx context.Context, checkpoint int64) (token []byte, err error)
-	// Commit makes it visible. It may be called again after a crash, and then succeeds or reports that it is gone.
-	Commit(ctx context.Context, checkpoint int64, token []byte) error
-	// Abort drops it.
-	Abort(ctx context.Context, checkpoint int64, token []byte) error
-}
