@@ -1,0 +1,252 @@
+package checkpoint
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/tinyrunner/tinyrunner/checkpoint/objstore"
+)
+
+// Config says whose checkpoints are kept where.
+type Config struct {
+	Bucket objstore.Bucket
+	// Prefix is the directory of all jobs in the bucket: "" or a name without slash at its end.
+	Prefix string
+	// Job is the job's identity; Identity makes one from its name.
+	Job string
+	// Owner is this process; NewOwner describes it. Each Claim needs a new one.
+	Owner Owner
+	// Retain is how many checkpoints are kept. Default 3: one may be corrupt, and one more.
+	Retain int
+	// Parallel bounds the files that are read, uploaded or downloaded at once. Default 4.
+	Parallel int
+	// Unfenced skips the probe that finds out whether the store refuses to overwrite.
+	Unfenced bool
+	// Clock gives the times that are written down. Default time.Now.
+	Clock func() time.Time
+	// Logger gets what is survived: corrupt entries, plans of others. Default: nowhere.
+	Logger *slog.Logger
+}
+
+// Defaults of Config.
+const (
+	defaultRetain   = 3
+	defaultParallel = 4
+)
+
+// withDefaults fills in what is not set and checks the rest.
+func (c Config) withDefaults() (Config, error) {
+	c.Retain = cmp.Or(c.Retain, defaultRetain)
+	c.Parallel = cmp.Or(c.Parallel, defaultParallel)
+	if c.Clock == nil {
+		c.Clock = time.Now
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	switch {
+	case c.Bucket == nil:
+		return c, errors.New("checkpoint config: no bucket")
+	case c.Retain < 1:
+		return c, fmt.Errorf("checkpoint config: %d checkpoints to retain, at least 1 is needed", c.Retain)
+	case c.Parallel < 1:
+		return c, fmt.Errorf("checkpoint config: %d parallel transfers, at least 1 is needed", c.Parallel)
+	}
+	if err := validJob(c.Job); err != nil {
+		return c, fmt.Errorf("checkpoint config: %w", err)
+	}
+	if err := c.Owner.validate(); err != nil {
+		return c, fmt.Errorf("checkpoint config: owner: %w", err)
+	}
+	if err := validRoot(root(c.Prefix, c.Job)); err != nil {
+		return c, fmt.Errorf("checkpoint config: prefix %q: %w", c.Prefix, err)
+	}
+	return c, nil
+}
+
+// validRoot reports why no job or savepoint can be below dir.
+func validRoot(dir string) error {
+	longest := fileName(fmt.Sprintf("%064d", 0), 1, Owner{Attempt: "AAAAAAAAAAAAAAAA"})
+	if err := objstore.ValidName(dir + longest); err != nil {
+		return err
+	}
+	if len(dir) >= len(objstore.ProbePrefix) && dir[:len(objstore.ProbePrefix)] == objstore.ProbePrefix {
+		return fmt.Errorf("what is below %s is deleted by probes", objstore.ProbePrefix)
+	}
+	return nil
+}
+
+// Record is what a job needs to be started again besides its state.
+type Record struct {
+	JobID, JobName string
+	Files          []JobFile
+}
+
+// JobFile is one of a job's own files on the local disk.
+type JobFile struct {
+	Role  string // RolePipeline, RoleOptions, RoleArtifact
+	Path  string // its name in the store: relative, with slashes
+	Local string // where it lies
+}
+
+// Store is a job's checkpoints in the hands of the process that claimed it. Claim makes one.
+type Store struct {
+	cfg Config
+	log jobLog
+
+	op sync.Mutex // held during Save, Restore, Retire, Settle, End
+
+	mu       sync.Mutex // protects what follows; not held during calls of the bucket
+	claim    *Manifest
+	head     int64             // number of our newest entry
+	base     int64             // number of the checkpoint that was restored; 0: none
+	settled  bool              // Restore or StartOver was called
+	saved    bool              // a checkpoint of ours is complete
+	last     *Manifest         // restored or published last; nil: none
+	entries  map[int64]entry   // all of the log that is known, without what is doomed
+	found    []candidate       // what could be restored when the job was claimed, newest first
+	plans    map[string]plan   // of older owners, to be carried out by Sweep
+	written  map[string]plan   // ours that are not known to be carried out, written or not
+	nextPlan int               // number of our next plan
+	uploads  map[string]int64  // objects that we have created, or tried to: the entry they were for
+	ready    map[string]string // hash of content -> our object that has it
+	index    map[string]hashed // what is known about local files, by path in the cut
+	pending  *pending          // an entry of which nobody knows whether it was published
+	stopped  error             // FencedError or ErrEnded: nothing may be changed any more
+}
+
+// candidate is a checkpoint that could be restored, or an entry that might be one and cannot be read.
+type candidate struct {
+	seq int64
+	entry
+}
+
+// Claimed gives the entry of the claim: job id, name and own files, as they are now known.
+func (s *Store) Claimed() *Manifest { return s.claim }
+
+// Candidate is a checkpoint that can be restored.
+type Candidate struct {
+	Seq      int64
+	Manifest *Manifest // nil if Err is set
+	Err      error     // a *CorruptError: this one cannot be used
+}
+
+// Newest gives the checkpoints that can be restored, newest first: what was there when the job was claimed, and after that
+// what was saved. Those that cannot be read are among them, so that the caller can say that they are passed over. It
+// fails with ErrNoCheckpoint when there is none that can be read.
+func (s *Store) Newest() ([]Candidate, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []Candidate
+	usable := false
+	for _, c := range s.lineage() {
+		list = append(list, Candidate{Seq: c.seq, Manifest: c.m, Err: c.err})
+		usable = usable || c.err == nil
+	}
+	if !usable {
+		return list, fmt.Errorf("job %s: %w", s.cfg.Job, ErrNoCheckpoint)
+	}
+	return list, nil
+}
+
+// StartOver gives up the checkpoints that are there: the job begins anew, or from a savepoint. They are deleted once a new
+// checkpoint is complete.
+func (s *Store) StartOver() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.base, s.last, s.settled = 0, nil, true
+}
+
+// lineage gives the checkpoints that lead to the present one, newest first. Until we have saved one, that is what was
+// found. Others are abandoned: the owner that could have restored them restored an older one.
+//
+// REQUIRES: mu is held.
+func (s *Store) lineage() []candidate {
+	if !s.saved {
+		return s.found
+	}
+	return lineage(s.entries, s.head)
+}
+
+// newest finds the newest checkpoint at or below the number from; 0 if there is none. A claim says what was the newest
+// before it, and that is believed: an entry between the two came from an owner who was fenced already.
+func newest(entries map[int64]entry, from int64) int64 {
+	for _, seq := range slices.Backward(slices.Sorted(maps.Keys(entries))) {
+		m := entries[seq].m
+		if seq > from || m == nil {
+			continue // one that cannot be read may have been the newest: the one before takes its place
+		}
+		switch m.Kind {
+		case KindCheckpoint:
+			return seq
+		case KindClaim:
+			return m.Base
+		case KindEnd:
+			return 0
+		}
+	}
+	return 0
+}
+
+// lineage gives the checkpoints that lead to the newest one at or below the number from, newest first, and between them the
+// entries that cannot be read.
+func lineage(entries map[int64]entry, from int64) []candidate {
+	seqs := slices.Sorted(maps.Keys(entries))
+	slices.Reverse(seqs)
+	limit := newest(entries, from)
+	var list []candidate
+	var line *Manifest // the newest checkpoint of the owner whose checkpoints are looked at; nil: look for one
+	for _, seq := range seqs {
+		e := entries[seq]
+		if line != nil && seq <= line.Claim {
+			limit, line = line.Base, nil // of the owners before, it knew only what led to its base
+		}
+		switch {
+		case seq > from:
+		case e.err != nil:
+			list = append(list, candidate{seq, e})
+		case limit == 0 && e.m.Kind == KindEnd:
+			return list // and nothing before it counts
+		case seq > limit || e.m.Kind != KindCheckpoint:
+		case line == nil:
+			line = e.m
+			list = append(list, candidate{seq, e})
+		case e.m.Claim == line.Claim:
+			list = append(list, candidate{seq, e})
+		}
+	}
+	return list
+}
+
+// check says why nothing may be done now.
+func (s *Store) check() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.stopped != nil:
+		return s.stopped
+	case s.pending != nil:
+		return &UncertainError{Checkpoint: s.pending.m.ID, Err: errors.New("it is to be settled first")}
+	}
+	return nil
+}
+
+// note remembers that we are fenced, if err says so, and gives err as the caller is to see it.
+func (s *Store) note(err error) error {
+	taken, fenced := new(takenError), new(FencedError)
+	if errors.As(err, &taken) {
+		err = s.log.taken(taken.by)
+	}
+	if errors.As(err, &fenced) {
+		s.mu.Lock()
+		s.stopped = fenced
+		s.mu.Unlock()
+	}
+	return err
+}
