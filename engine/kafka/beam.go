@@ -114,6 +114,31 @@ func WithIdleTimeout(d time.Duration) ReadOption {
 	})
 }
 
+// WithDiscovery sets how often new partitions are looked for; negative: never. Default one minute.
+func WithDiscovery(every time.Duration) ReadOption {
+	return readOption(func(c *ReadConfig) {
+		if c.Discovery = every.Milliseconds(); every < 0 {
+			c.Discovery = -1
+		}
+	})
+}
+
+// WithOutOfRange says what to do when retention removed records before they were read. Default FailOutOfRange.
+func WithOutOfRange(p OutOfRange) ReadOption {
+	return readOption(func(c *ReadConfig) { c.OutOfRange = p })
+}
+
+// WithGuarantee sets how often a record is written; see Guarantee for the default.
+func WithGuarantee(g Guarantee) WriteOption {
+	return writeOption(func(c *WriteConfig) { c.Guarantee = g })
+}
+
+// WithTransactionTimeout sets after which time the broker aborts an open transaction: the longest that the runner may be down
+// without losing output. Default 15 minutes; more needs a higher transaction.max.timeout.ms on the brokers.
+func WithTransactionTimeout(d time.Duration) WriteOption {
+	return writeOption(func(c *WriteConfig) { c.TransactionTimeout = d.Milliseconds() })
+}
+
 // WithCompression sets the compression of batches: none, gzip, snappy (the default), lz4 or zstd.
 func WithCompression(name string) WriteOption {
 	return writeOption(func(c *WriteConfig) { c.Compression = name })

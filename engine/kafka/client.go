@@ -131,9 +131,11 @@ func (c *Connection) explain(err error) error {
 		remedy = "retention removed the records before they were read, or the topic was created anew: start the job without its saved positions"
 	case errors.Is(err, kerr.MessageTooLarge):
 		remedy = "raise max.message.bytes of the topic or write smaller records"
+	case errors.Is(err, kerr.TransactionalIDAuthorizationFailed):
+		remedy = "grant the user WRITE and DESCRIBE on transactional ids with the prefix tinyrunner-, or write at_least_once"
 	case isTLS(err):
 		remedy = "check the tls settings, and that the port speaks TLS"
-	case errors.Is(err, context.DeadlineExceeded), errors.As(err, new(*net.OpError)):
+	case errors.Is(err, context.DeadlineExceeded), isDial(err):
 		remedy = "no broker answered: check the address, and that the runner can reach it"
 	case kgo.IsRetryableBrokerErr(err):
 		remedy = "check that the address is a broker, and whether it wants TLS or SASL"
@@ -142,6 +144,9 @@ func (c *Connection) explain(err error) error {
 	}
 	return fmt.Errorf("kafka %s: %w (%s)", strings.Join(c.Brokers, ","), err, remedy)
 }
+
+// isDial says that no connection could be made or kept.
+func isDial(err error) bool { return errors.As(err, new(*net.OpError)) }
 
 func isTLS(err error) bool {
 	var (

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"strconv"
 	"strings"
@@ -122,7 +123,48 @@ type ReadConfig struct {
 	// Group is shown to monitoring only: positions are committed to it now and then. It is also what Committed starts from.
 	Group      string     `json:"group,omitempty"`
 	Timestamps Timestamps `json:"timestamps"`
+	// Discovery is how many milliseconds pass between looks for new partitions, which are then read from their first record.
+	// 0: 60000; negative: never. A bounded read never looks.
+	Discovery int64 `json:"discovery_interval_ms,omitempty"`
+	// OutOfRange says what to do when retention removed records before they were read. Empty: fail.
+	OutOfRange OutOfRange `json:"out_of_range,omitempty"`
 }
+
+// OutOfRange is a policy for positions that the broker does not have.
+type OutOfRange string
+
+// Policies for positions that the broker does not have. Both jumps are logged with the number of records that are skipped.
+const (
+	FailOutOfRange     OutOfRange = "fail"     // the job fails; the default
+	EarliestOutOfRange OutOfRange = "earliest" // go on with the oldest record there is
+	LatestOutOfRange   OutOfRange = "latest"   // go on with records that come from now on
+)
+
+// defaultDiscovery is ReadConfig.Discovery when it is 0.
+const defaultDiscovery = 60 * time.Second
+
+// discovery returns the interval of looks for new partitions; 0: never.
+func (c *ReadConfig) discovery() time.Duration {
+	switch {
+	case c.StopAtEnd || c.Discovery < 0:
+		return 0
+	case c.Discovery == 0:
+		return defaultDiscovery
+	default:
+		return time.Duration(c.Discovery) * time.Millisecond
+	}
+}
+
+// Guarantee says how often a record is written.
+type Guarantee string
+
+const (
+	// ExactlyOnce writes in transactions that follow the job's checkpoints: consumers with isolation.level=read_committed see
+	// each record once, when the checkpoint is complete. Refused in a job without checkpoints.
+	ExactlyOnce Guarantee = "exactly_once"
+	// AtLeastOnce writes at once, and again what was written after the checkpoint that a restart goes back to.
+	AtLeastOnce Guarantee = "at_least_once"
+)
 
 // WriteConfig is the payload of WriteURN.
 type WriteConfig struct {
@@ -138,6 +180,22 @@ type WriteConfig struct {
 	// EventTime writes the element's timestamp as the record's; otherwise it is the time of writing. A Record's own
 	// timestamp always goes first.
 	EventTime bool `json:"event_time,omitempty"`
+	// Guarantee; empty: exactly once in a job with checkpoints, at least once in one without.
+	Guarantee Guarantee `json:"guarantee,omitempty"`
+	// TransactionTimeout is after how many milliseconds the broker aborts an open transaction: the longest that a checkpoint
+	// and its interval may take, and that the runner may be down, without losing output. The broker has a limit,
+	// transaction.max.timeout.ms, 15 minutes by default. 0: 900000.
+	TransactionTimeout int64 `json:"transaction_timeout_ms,omitempty"`
+}
+
+// defaultTransactionTimeout is WriteConfig.TransactionTimeout when it is 0: what brokers allow by default.
+const defaultTransactionTimeout = 15 * time.Minute
+
+func (c *WriteConfig) transactionTimeout() time.Duration {
+	if c.TransactionTimeout == 0 {
+		return defaultTransactionTimeout
+	}
+	return time.Duration(c.TransactionTimeout) * time.Millisecond
 }
 
 func newReadConfig(brokers string, topics []string, f Format) ReadConfig {
@@ -240,6 +298,14 @@ func (c *ReadConfig) Validate() error {
 	if err := c.validateStart(); err != nil {
 		return err
 	}
+	if c.Discovery > 0 && c.Discovery < 100 {
+		return fmt.Errorf("discovery_interval_ms=%d is less than 100", c.Discovery)
+	}
+	switch c.OutOfRange {
+	case "", FailOutOfRange, EarliestOutOfRange, LatestOutOfRange:
+	default:
+		return fmt.Errorf("out_of_range=%q is unknown: use fail, earliest or latest", c.OutOfRange)
+	}
 	return c.Timestamps.validate()
 }
 
@@ -298,6 +364,14 @@ func (c *WriteConfig) Validate() error {
 	}
 	if c.Linger < 0 || c.Linger > 60_000 {
 		return fmt.Errorf("linger_ms=%d is not between 0 and 60000", c.Linger)
+	}
+	switch c.Guarantee {
+	case "", ExactlyOnce, AtLeastOnce:
+	default:
+		return fmt.Errorf("guarantee=%q is unknown: use exactly_once or at_least_once", c.Guarantee)
+	}
+	if t := c.TransactionTimeout; t != 0 && (t < 1000 || t > math.MaxInt32) {
+		return fmt.Errorf("transaction_timeout_ms=%d is not between 1000 and %d", t, math.MaxInt32)
 	}
 	return nil
 }

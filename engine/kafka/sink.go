@@ -2,39 +2,29 @@ package kafka
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"math"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"golang.org/x/sync/semaphore"
 
-	"github.com/tinyrunner/tinyrunner/engine/coder"
 	"github.com/tinyrunner/tinyrunner/engine/flow"
 	"github.com/tinyrunner/tinyrunner/engine/native"
 )
 
-// sink produces to Kafka with one idempotent producer. Brokers that are away are waited for, for as long as it takes: the job
-// stands still with its records safe in its queues, and goes on by itself.
+// sink produces to Kafka with one idempotent producer: at least once. Brokers that are away are waited for, for as long as it
+// takes: the job stands still with its records safe in its queues, and goes on by itself.
 type sink struct {
-	config    WriteConfig
-	transform string
-	coder     *coder.WindowedValue
-	client    *kgo.Client
-	chunks    chan *chunk // free ones
-	// room is the memory of chunks, in bytes. The client's own limits are not used: what waits for them is cancelled together
-	// with records of other Writes.
-	room  *semaphore.Weighted
-	limit int64
+	*writer
+	client *kgo.Client
 }
 
 var _ native.Sink = (*sink)(nil)
 
-// OpenSink opens the sink of a WriteURN transform.
+// OpenSink opens the sink of a WriteURN transform. It is native.Transactional when cfg has a Transaction and the payload does
+// not ask for at_least_once. Opening commits the transaction of the restored checkpoint, and fences other processes of the
+// same job.
 func OpenSink(ctx context.Context, cfg native.SinkConfig) (native.Sink, error) {
 	s, err := openSink(ctx, cfg)
 	if err != nil {
@@ -43,7 +33,7 @@ func OpenSink(ctx context.Context, cfg native.SinkConfig) (native.Sink, error) {
 	return s, nil
 }
 
-func openSink(ctx context.Context, cfg native.SinkConfig) (*sink, error) {
+func openSink(ctx context.Context, cfg native.SinkConfig) (native.Sink, error) {
 	wc, err := DecodeWriteConfig(cfg.Payload)
 	if err != nil {
 		return nil, err
@@ -51,73 +41,54 @@ func openSink(ctx context.Context, cfg native.SinkConfig) (*sink, error) {
 	if err := checkElements(cfg.Coder, wc.Format); err != nil {
 		return nil, err
 	}
-	opts, err := wc.options(cfg.Logger)
+	base, err := wc.options(cfg.Logger)
 	if err != nil {
 		return nil, err
 	}
-	codecs, err := codec(wc.Compression)
+	produce, err := wc.produceOptions()
 	if err != nil {
 		return nil, err
 	}
-	memory := cfg.Memory
-	if memory <= 0 {
-		memory = defaultMemory
+	w := newWriter(cfg, wc)
+	if cfg.Transaction == nil || wc.Guarantee == AtLeastOnce {
+		if wc.Guarantee == ExactlyOnce {
+			return nil, errNoCheckpoints
+		}
+		return openPlain(ctx, w, append(base, produce...), cfg.Logger)
 	}
-	client, err := kgo.NewClient(append(opts,
-		kgo.ProducerBatchCompression(codecs...),
-		kgo.ProducerLinger(time.Duration(wc.Linger)*time.Millisecond),
-		// Keys go where Java's default partitioner puts them (murmur2); records without a key fill one batch after another.
-		kgo.RecordPartitioner(kgo.UniformBytesPartitioner(64<<10, true, true, nil)),
-		kgo.MaxBufferedRecords(math.MaxInt32),
-	)...)
-	if err != nil {
-		return nil, err
-	}
-	s := &sink{
-		config: wc, transform: cfg.Transform, coder: cfg.Coder, client: client,
-		chunks: make(chan *chunk, 16), room: semaphore.NewWeighted(memory), limit: memory,
-	}
-	if err := s.check(ctx, cfg.Logger); err != nil {
-		client.Close()
-		return nil, wc.explain(err)
-	}
-	return s, nil
+	return openTransactional(ctx, w, *cfg.Transaction, base, produce, cfg.Logger)
 }
 
-// checkElements refuses an input whose elements are not what the payload says.
-func checkElements(c *coder.WindowedValue, f Format) error {
-	elem := c.Elem()
-	switch {
-	case f == Records && elem.URN() == "beam:coder:length_prefix:v1":
-		return nil
-	case f == KV && elem.URN() == "beam:coder:kv:v1" &&
-		elem.Component(0).URN() == "beam:coder:bytes:v1" && elem.Component(1).URN() == "beam:coder:bytes:v1":
-		return nil
-	case f == KV:
-		return fmt.Errorf("input elements are coded as %s, not as KV<bytes, bytes>: convert them to KV<[]byte, []byte>", elem.URN())
-	default:
-		return fmt.Errorf("input elements are coded as %s, not as kafka.Record", elem.URN())
+func openPlain(ctx context.Context, w *writer, opts []kgo.Opt, log *slog.Logger) (native.Sink, error) {
+	client, err := kgo.NewClient(opts...)
+	if err != nil {
+		return nil, err
 	}
+	if err := w.check(ctx, client, log); err != nil {
+		client.Close()
+		return nil, w.config.explain(err)
+	}
+	return &sink{writer: w, client: client}, nil
 }
 
 // check waits for a broker and looks whether the topic is there.
-func (s *sink) check(ctx context.Context, log *slog.Logger) error {
-	if err := s.config.reach(ctx, s.client, log); err != nil {
+func (w *writer) check(ctx context.Context, client *kgo.Client, log *slog.Logger) error {
+	if err := w.config.reach(ctx, client, log); err != nil {
 		return err
 	}
-	if s.config.Topic == "" {
+	if w.config.Topic == "" {
 		return nil
 	}
-	topics, err := kadm.NewClient(s.client).ListTopics(ctx, s.config.Topic)
+	topics, err := kadm.NewClient(client).ListTopics(ctx, w.config.Topic)
 	if err != nil {
 		return fmt.Errorf("list topics: %w", err)
 	}
-	if !topics.Has(s.config.Topic) {
+	if !topics.Has(w.config.Topic) {
 		err = kerr.UnknownTopicOrPartition
-		if t, ok := topics[s.config.Topic]; ok && t.Err != nil {
+		if t, ok := topics[w.config.Topic]; ok && t.Err != nil {
 			err = t.Err
 		}
-		return fmt.Errorf("topic %q: %w", s.config.Topic, err)
+		return fmt.Errorf("topic %q: %w", w.config.Topic, err)
 	}
 	return nil
 }
@@ -156,6 +127,9 @@ func (s *sink) launch(ctx context.Context, f *flight, blocks []*flow.Block) erro
 			return nil
 		default:
 		}
+		if b.Len() == 0 {
+			continue
+		}
 		data, err := b.ReadInto(&scratch)
 		if err != nil {
 			return err
@@ -164,80 +138,20 @@ func (s *sink) launch(ctx context.Context, f *flight, blocks []*flow.Block) erro
 		if err != nil {
 			return err
 		}
-		for i := range data.Len() {
-			if err := s.record(c, data.Element(i)); err != nil {
-				s.free(c)
-				return fmt.Errorf("element %d of block: %w", i, err)
-			}
+		if err := s.fill(c, data); err != nil {
+			s.free(c)
+			return err
 		}
 		s.produce(f, c)
 	}
 	return nil
 }
 
-// record adds an element to a chunk.
-func (s *sink) record(c *chunk, elem []byte) error {
-	h, err := s.coder.ParseHeader(elem)
-	if err != nil {
-		return err
-	}
-	r := kgo.Record{Topic: s.config.Topic}
-	if s.config.EventTime && h.Timestamp > 0 && h.Timestamp < coder.EndOfGlobalWindow {
-		r.Timestamp = time.UnixMilli(h.Timestamp)
-	}
-	body := elem[h.ValueOffset:]
-	if s.config.Format == KV {
-		err = s.pair(c, &r, body)
-	} else {
-		err = s.full(c, &r, body)
-	}
-	if err != nil {
-		return err
-	}
-	c.records = append(c.records, r)
-	return nil
-}
-
-// pair fills a record from KV<bytes, bytes>.
-func (s *sink) pair(c *chunk, r *kgo.Record, body []byte) error {
-	key, n, err := coder.ParseBytes(body)
-	if err != nil {
-		return fmt.Errorf("key: %w", err)
-	}
-	value, _, err := coder.ParseBytes(body[n:])
-	if err != nil {
-		return fmt.Errorf("value: %w", err)
-	}
-	if len(key) > 0 {
-		r.Key = c.keep(key)
-	}
-	r.Value = c.keep(value)
-	return nil
-}
-
-// full fills a record from a Record.
-func (s *sink) full(c *chunk, r *kgo.Record, body []byte) error {
-	row, _, err := coder.ParseBytes(body)
-	if err != nil {
-		return err
-	}
-	in, _, err := parseRow(row)
-	if err != nil {
-		return err
-	}
-	if r.Topic == "" {
-		if r.Topic = in.Topic; in.Topic == "" {
-			return errors.New("record names no topic, and the transform has none either")
-		}
-	}
-	if !in.Timestamp.IsZero() {
-		r.Timestamp = in.Timestamp
-	}
-	r.Key, r.Value = c.keep(in.Key), c.keep(in.Value)
-	for _, h := range in.Headers {
-		r.Headers = append(r.Headers, kgo.RecordHeader{Key: h.Key, Value: c.keep(h.Value)})
-	}
-	return nil
+// produce hands a chunk's records to the client. The context is not the Write's: the client fails records that wait in a
+// partition together with a cancelled one, and those may be another Write's.
+func (s *sink) produce(f *flight, c *chunk) {
+	f.add(1)
+	c.produce(s.client, f)
 }
 
 // Close implements native.Sink.
