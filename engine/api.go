@@ -8,10 +8,13 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+
 	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/tinyrunner/tinyrunner/checkpoint"
 	"github.com/tinyrunner/tinyrunner/engine/bundle"
 	"github.com/tinyrunner/tinyrunner/engine/flow"
 	"github.com/tinyrunner/tinyrunner/engine/native"
@@ -24,6 +27,8 @@ type Config struct {
 	DataDir string
 	// Pool bounds the memory of elements between stages, for all jobs together.
 	Pool *flow.Pool
+	// FS is the file system of the jobs' state, for tests that make it fail. Default: the real one.
+	FS vfs.FS
 	// Cache is Pebble's block cache, shared by all jobs. Default: a new one of 64 MiB.
 	Cache *state.Cache
 	// Slots is the number of bundles of one stage that may run at once. Default: the number of CPUs.
@@ -38,7 +43,9 @@ type Config struct {
 	// Sources and Sinks are the runner-native transforms by URN.
 	Sources map[string]native.SourceFactory
 	Sinks   map[string]native.SinkFactory
-	Logger  *slog.Logger
+	// Checkpoints makes jobs outlive the process; nil: they do not.
+	Checkpoints *CheckpointConfig
+	Logger      *slog.Logger
 }
 
 // Validate reports what is wrong with the configuration and fills in defaults.
@@ -70,6 +77,14 @@ func (c *Config) Validate() error {
 	if c.MaxBundleTime == 0 {
 		c.MaxBundleTime = 500 * time.Millisecond
 	}
+	if c.Checkpoints != nil {
+		if c.Checkpoints.Bucket == nil || c.Checkpoints.Interval < 0 {
+			return errors.New("engine config: Checkpoints needs a Bucket, and its Interval must not be negative")
+		}
+		if c.Checkpoints.Interval == 0 {
+			c.Checkpoints.Interval = defaultInterval
+		}
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -88,6 +103,12 @@ type JobSpec struct {
 	Open OpenEnvironment
 	// Draining starts the job as draining: restrictions are truncated from the first one on.
 	Draining bool
+	// Files are what the job needs besides its pipeline and options to be started again elsewhere: its artifacts.
+	Files []checkpoint.JobFile
+	// Savepoint is the location of a savepoint that the job begins with, unless it has checkpoints of its own; "": none.
+	Savepoint string
+	// AllowNonRestored drops what a checkpoint or savepoint holds and the pipeline has no place for.
+	AllowNonRestored bool
 }
 
 // OpenEnvironment makes the workers of the environment with the given id. It should not wait for them to connect.

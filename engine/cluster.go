@@ -11,9 +11,11 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"time"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 
+	"github.com/tinyrunner/tinyrunner/checkpoint"
 	"github.com/tinyrunner/tinyrunner/engine/plan"
 	"github.com/tinyrunner/tinyrunner/state"
 )
@@ -83,14 +85,22 @@ func (c *Cluster) Submit(spec JobSpec) (*Job, error) {
 		return nil, fmt.Errorf("plan job %s: %w", spec.ID, err)
 	}
 	j := newJob(spec, p, c.log)
+	return j, c.admit(j)
+}
 
+// admit starts a job.
+func (c *Cluster) admit(j *Job) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	spec := j.spec
 	if c.closed {
-		return nil, errors.New("submit job: the cluster is shutting down")
+		return errors.New("submit job: the cluster is shutting down")
 	}
 	if _, taken := c.jobs[spec.ID]; taken {
-		return nil, fmt.Errorf("submit job: there is a job %s already", spec.ID)
+		return fmt.Errorf("submit job: there is a job %s already", spec.ID)
+	}
+	if j.identity == "" && c.cfg.Checkpoints != nil && !j.replays() {
+		j.identity = c.identity(spec)
 	}
 	c.jobs[spec.ID] = j
 	c.order = append(c.order, j)
@@ -103,23 +113,37 @@ func (c *Cluster) Submit(spec JobSpec) (*Job, error) {
 		c.run(ctx, j)
 		cancel(nil)
 	}()
-	return j, nil
+	return nil
+}
+
+// identity names the checkpoints of a job: after the job, because whoever submits it again means the same one. A second job
+// of that name that runs at the same time is another. REQUIRES: c.mu.
+func (c *Cluster) identity(spec JobSpec) string {
+	id := checkpoint.Identity(spec.Name)
+	for _, j := range c.order {
+		if j.identity == id && !terminal(j.State()) {
+			other := checkpoint.Identity(spec.Name + "~" + spec.ID)
+			c.log.Warn("a job of this name is running; the checkpoints of the new one go elsewhere", "name", spec.Name, "checkpoints", other)
+			return other
+		}
+	}
+	return id
 }
 
 // run owns the job from start to end.
 func (c *Cluster) run(ctx context.Context, j *Job) {
+	var drained bool
+	var err error
 	dir := filepath.Join(c.cfg.DataDir, "jobs", j.ID())
-	drained, err := func() (bool, error) {
-		db, err := state.Open(dir, state.Options{Cache: c.cfg.Cache, Logger: j.log})
-		if err != nil {
-			return false, fmt.Errorf("open state of job %s: %w", j.ID(), err)
-		}
-		x, err := newExecution(c.cfg, j, db)
-		if err == nil {
-			err = x.run(ctx)
-		}
-		return x.wasDrained(), errors.Join(err, db.Close())
-	}()
+	if j.identity != "" {
+		dir = jobDir(c.cfg.DataDir, j.identity)
+		drained, err = c.runDurable(ctx, j)
+	} else {
+		drained, err = c.execute(ctx, j, dir, nil)
+	}
+	if j.keepsFiles(err) {
+		dir = filepath.Join(dir, "run")
+	}
 	if err := os.RemoveAll(dir); err != nil {
 		j.log.Warn("remove job directory", "error", err)
 	}
@@ -127,6 +151,62 @@ func (c *Cluster) run(ctx context.Context, j *Job) {
 	if !c.busy() {
 		debug.FreeOSMemory() // a process that waits for its next job should be small
 	}
+}
+
+// execute runs the job once, on the state in dir. d is nil for a job without checkpoints.
+func (c *Cluster) execute(ctx context.Context, j *Job, dir string, d *durable) (drained bool, err error) {
+	db, err := state.Open(dir, state.Options{Cache: c.cfg.Cache, FS: c.cfg.FS, Logger: j.log})
+	if err != nil {
+		return false, fmt.Errorf("open state of job %s: %w", j.ID(), err)
+	}
+	x, err := newExecution(c.cfg, j, db)
+	if err == nil && d != nil {
+		x.durable, x.coord = d, newCoordinator(x, d)
+		err = x.restore(d.runDir())
+	}
+	if err == nil {
+		err = x.run(ctx)
+	} else {
+		x.close()
+	}
+	return x.wasDrained(), errors.Join(err, db.Close())
+}
+
+// runDurable runs the job from its newest checkpoint, again and again as long as it ends because a sink has lost what it
+// wrote since the last one.
+func (c *Cluster) runDurable(ctx context.Context, j *Job) (drained bool, err error) {
+	d, err := openDurable(ctx, c.cfg, j)
+	if err != nil {
+		return false, err
+	}
+	j.setDurable(d)
+	for try := 0; ; try++ {
+		began := time.Now()
+		if err := d.restore(ctx); err != nil {
+			return false, err
+		}
+		drained, err = c.execute(ctx, j, d.stateDir(), d)
+		if !restarts(err) || ctx.Err() != nil {
+			break
+		}
+		if time.Since(began) > time.Minute {
+			try = 0
+		}
+		j.warn(fmt.Sprintf("going back to the last complete checkpoint: %v", err))
+		if !pause(ctx, backoff(try)) {
+			break
+		}
+	}
+	switch {
+	case errors.Is(err, errStopped) && j.isSuspended(), j.keepsFiles(err):
+	case err == nil, errors.Is(err, errStopped):
+		d.end("finished")
+	case errors.Is(err, errCancelled):
+		d.end("cancelled")
+	default:
+		d.end("failed")
+	}
+	return drained, err
 }
 
 // busy reports whether some job has not ended.

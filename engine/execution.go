@@ -28,25 +28,31 @@ type execution struct {
 	stages []*stage // topological order: producers before consumers
 	colls  map[string]*collection
 
+	durable *durable     // nil: the job lives and dies with the process
+	coord   *coordinator // makes its checkpoints; set before the first work
+
 	wake  chan struct{} // capacity 1: something changed, look again
+	ended chan struct{} // closed when run returns
 	works sync.WaitGroup
 	// cut is held for reading by each commit: who holds it for writing sees no commit half done.
 	cut sync.RWMutex
 
-	mu       sync.Mutex // guards the rest, and the fields of stages that say so
-	inflight int        // work that counts against maxInflight
-	nextID   int64
-	failed   error
-	draining bool
-	test     *testStreamOp // the job's TestStream, if it has one
-	cancel   context.CancelCauseFunc
+	mu         sync.Mutex // guards the rest, and the fields of stages that say so
+	inflight   int        // work that counts against maxInflight
+	nextID     int64
+	finalizers []*work // bundles to be finalized after the next checkpoint
+	failed     error
+	draining   bool
+	stopping   *stop
+	test       *testStreamOp // the job's TestStream, if it has one
+	cancel     context.CancelCauseFunc
 }
 
 // newExecution builds the runtime of the job's plan. The execution it returns is never nil.
 func newExecution(cfg Config, j *Job, db *state.DB) (*execution, error) {
 	x := &execution{
 		cfg: cfg, job: j, db: db, log: j.log, now: time.Now, envs: make(map[string]Workers),
-		colls: make(map[string]*collection), wake: make(chan struct{}, 1), draining: j.spec.Draining,
+		colls: make(map[string]*collection), wake: make(chan struct{}, 1), ended: make(chan struct{}), draining: j.spec.Draining,
 	}
 	for id, pc := range j.plan.Collections {
 		c, err := newCollection(pc)
@@ -67,10 +73,12 @@ func newExecution(cfg Config, j *Job, db *state.DB) (*execution, error) {
 func (x *execution) run(ctx context.Context) error {
 	ctx, x.cancel = context.WithCancelCause(ctx)
 	defer x.cancel(nil)
+	defer close(x.ended)
 	defer x.close()
 	if err := x.open(ctx); err != nil {
 		return err
 	}
+	defer x.coordinate(ctx)()
 	x.job.start(x)
 	splitter := time.NewTicker(splitInterval)
 	defer splitter.Stop()
@@ -79,11 +87,15 @@ func (x *execution) run(ctx context.Context) error {
 		x.advance()
 		x.dispatch(ctx)
 		done, err := x.settled(ctx)
+		stopping := x.quiet()
 		next, ok := x.nextWake()
 		x.mu.Unlock()
+		if stopping != nil {
+			done, err = x.halt(ctx, stopping)
+		}
 		if done {
 			x.works.Wait()
-			return err
+			return errors.Join(err, x.lastCheckpoint(err))
 		}
 		if err := x.sleep(ctx, next, ok, splitter.C); err != nil {
 			x.fail(err)
@@ -120,7 +132,7 @@ func (x *execution) stalled() (bool, error) {
 	if more, err := x.replay(); more || err != nil {
 		return err != nil, err
 	}
-	if _, ok := x.nextWake(); ok || x.reading() {
+	if _, ok := x.nextWake(); ok || x.reading() || x.stopping != nil || x.awaitsCheckpoint() {
 		return false, nil
 	}
 	var stuck []string
@@ -188,7 +200,7 @@ func (x *execution) fail(err error) {
 
 // dispatch starts all work that may start, the stages at the end of the pipeline first so that queues drain. REQUIRES: x.mu.
 func (x *execution) dispatch(ctx context.Context) {
-	if x.failed != nil || ctx.Err() != nil {
+	if x.failed != nil || x.stopping != nil || ctx.Err() != nil {
 		return
 	}
 	for i := len(x.stages) - 1; i >= 0; i-- {
@@ -279,6 +291,7 @@ func (x *execution) close() {
 		for i, q := range s.queues {
 			q.Clear()
 			s.blocked[i].Clear()
+			s.unstable[i].Clear()
 		}
 		s.truncated.Clear()
 		for _, d := range s.delayed {

@@ -3,6 +3,7 @@ package engine
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 
 	"github.com/tinyrunner/tinyrunner/engine/coder"
@@ -64,6 +65,20 @@ func (o *groupOp) hold() int64 {
 		return o.simple.hold()
 	}
 	return coder.MaxTimestamp
+}
+
+func (o *groupOp) save() (any, error) {
+	if o.simple == nil {
+		return nil, nil
+	}
+	return o.simple.allEnds(), nil
+}
+
+func (o *groupOp) load(data json.RawMessage) error {
+	if o.simple == nil {
+		return nil
+	}
+	return o.simple.load(data)
 }
 
 func (o *groupOp) idle() bool { return o.simple == nil || o.simple.hold() == coder.MaxTimestamp }

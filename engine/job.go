@@ -14,6 +14,7 @@ import (
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/tinyrunner/tinyrunner/checkpoint"
 	"github.com/tinyrunner/tinyrunner/engine/plan"
 )
 
@@ -28,18 +29,23 @@ type Job struct {
 	log     *slog.Logger
 	metrics metrics
 
+	identity string            // names its checkpoints; "": it makes none
+	claimed  *checkpoint.Store // set if it was resumed
+
 	cancelRun context.CancelCauseFunc // ends the execution
 	done      chan struct{}           // closed after the terminal state was set and everything was released
 
-	mu      sync.Mutex // guards the rest
-	state   jobpb.JobState_Enum
-	events  []Event // oldest messages are dropped beyond maxMessages, state changes never
-	dropped int     // how many events were dropped from the front
-	changed chan struct{}
-	err     error
-	exec    *execution // nil before and after the run
-	last    Overview   // taken when the run ended
-	nextMsg int
+	mu        sync.Mutex // guards the rest
+	state     jobpb.JobState_Enum
+	events    []Event // oldest messages are dropped beyond maxMessages, state changes never
+	dropped   int     // how many events were dropped from the front
+	changed   chan struct{}
+	err       error
+	exec      *execution // nil before and after the run
+	durable   *durable   // nil before the run, and of a job without checkpoints
+	last      Overview   // taken when the run ended
+	suspended bool       // stopped to be resumed
+	nextMsg   int
 }
 
 var errCancelled = errors.New("the job was cancelled")
@@ -181,6 +187,87 @@ func (j *Job) Overview() Overview {
 	return o
 }
 
+var errNotDurable = errors.New("the job makes no checkpoints: start the server with --checkpoints, and note that jobs with a TestStream never do")
+
+// Checkpoint makes a checkpoint now and waits until it is complete. With a location it is also copied there, as a savepoint.
+func (j *Job) Checkpoint(ctx context.Context, savepoint string) (CheckpointInfo, error) {
+	j.mu.Lock()
+	x := j.exec
+	j.mu.Unlock()
+	if x == nil {
+		return CheckpointInfo{}, fmt.Errorf("checkpoint job %s: it is %s, only a running job can be checkpointed", j.ID(), j.State())
+	}
+	if x.coord == nil {
+		return CheckpointInfo{}, fmt.Errorf("checkpoint job %s: %w", j.ID(), errNotDurable)
+	}
+	trigger := checkpoint.Manual
+	if savepoint != "" {
+		trigger = checkpoint.ForSave
+	}
+	r := x.coord.request(trigger, savepoint)
+	select {
+	case <-r.done:
+	case <-ctx.Done():
+		return CheckpointInfo{}, ctx.Err()
+	}
+	if r.err != nil {
+		return r.info, fmt.Errorf("checkpoint job %s: %w", j.ID(), r.err)
+	}
+	return r.info, nil
+}
+
+// Stop ends the job with a savepoint at the location, from which it can be started again. Its own checkpoints are removed.
+func (j *Job) Stop(ctx context.Context, savepoint string) (CheckpointInfo, error) {
+	if savepoint == "" {
+		return CheckpointInfo{}, fmt.Errorf("stop job %s: name the location of the savepoint", j.ID())
+	}
+	return j.stop(ctx, savepoint)
+}
+
+// Suspend ends the job with a checkpoint. A process that resumes it later goes on from there.
+func (j *Job) Suspend(ctx context.Context) error {
+	j.mu.Lock()
+	j.suspended = true
+	j.mu.Unlock()
+	_, err := j.stop(ctx, "")
+	return err
+}
+
+func (j *Job) stop(ctx context.Context, location string) (CheckpointInfo, error) {
+	j.mu.Lock()
+	x := j.exec
+	j.mu.Unlock()
+	if x == nil {
+		return CheckpointInfo{}, fmt.Errorf("stop job %s: it is %s, only a running job can be stopped", j.ID(), j.State())
+	}
+	info, err := x.stop(ctx, location)
+	if err != nil {
+		return info, fmt.Errorf("stop job %s: %w", j.ID(), err)
+	}
+	select {
+	case <-j.done:
+	case <-ctx.Done():
+	}
+	return info, nil
+}
+
+// Checkpoints tells of the job's checkpoints.
+func (j *Job) Checkpoints() CheckpointStats {
+	j.mu.Lock()
+	d := j.durable
+	j.mu.Unlock()
+	if d == nil {
+		return CheckpointStats{}
+	}
+	return d.stats()
+}
+
+// warn tells the log and the job's subscribers.
+func (j *Job) warn(text string) {
+	j.log.Warn(text)
+	j.message(jobpb.JobMessage_JOB_MESSAGE_WARNING, text)
+}
+
 // message appends a message for the job's subscribers.
 func (j *Job) message(imp jobpb.JobMessage_MessageImportance, text string) {
 	j.mu.Lock()
@@ -240,6 +327,7 @@ func (j *Job) start(x *execution) {
 func (j *Job) finish(err error, drained bool) {
 	j.mu.Lock()
 	cancelled := j.state == jobpb.JobState_CANCELLING
+	suspended := j.suspended
 	if x := j.exec; x != nil {
 		j.mu.Unlock()
 		o := x.overview()
@@ -250,6 +338,10 @@ func (j *Job) finish(err error, drained bool) {
 	switch {
 	case cancelled || errors.Is(err, errCancelled):
 		j.setState(jobpb.JobState_CANCELLED)
+	case errors.Is(err, errStopped) && suspended:
+		j.setState(jobpb.JobState_STOPPED)
+	case errors.Is(err, errStopped):
+		j.setState(jobpb.JobState_DONE)
 	case err != nil:
 		j.mu.Lock()
 		j.err = err
@@ -267,7 +359,7 @@ func (j *Job) finish(err error, drained bool) {
 
 func terminal(s jobpb.JobState_Enum) bool {
 	switch s {
-	case jobpb.JobState_DONE, jobpb.JobState_FAILED, jobpb.JobState_CANCELLED, jobpb.JobState_DRAINED, jobpb.JobState_UPDATED:
+	case jobpb.JobState_DONE, jobpb.JobState_FAILED, jobpb.JobState_CANCELLED, jobpb.JobState_DRAINED, jobpb.JobState_UPDATED, jobpb.JobState_STOPPED:
 		return true
 	}
 	return false

@@ -3,6 +3,7 @@ package engine
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -57,6 +58,9 @@ func (o *impulseOp) hold() int64 {
 }
 
 func (o *impulseOp) idle() bool { return o.done }
+
+func (o *impulseOp) save() (any, error)              { return o.done, nil }
+func (o *impulseOp) load(data json.RawMessage) error { return json.Unmarshal(data, &o.done) }
 
 func (o *impulseOp) next(slot int) *work {
 	if o.done || o.busy {
@@ -113,6 +117,7 @@ type sourceOp struct {
 	wm      []int64
 	done    []bool
 	backlog []int64
+	moved   map[int][]byte // positions that the source was not told are safe
 }
 
 // shardKey is where a shard's position is kept.
@@ -126,7 +131,7 @@ const sourceMemory = 16 << 20
 
 func newSourceOp(s *stage) (*sourceOp, error) {
 	n := s.x.cfg.Slots
-	o := &sourceOp{s: s, wm: make([]int64, n), done: make([]bool, n), backlog: make([]int64, n)}
+	o := &sourceOp{s: s, wm: make([]int64, n), done: make([]bool, n), backlog: make([]int64, n), moved: make(map[int][]byte)}
 	for i := range n {
 		o.wm[i] = coder.MinTimestamp
 	}
@@ -215,28 +220,74 @@ func (o *sourceOp) run(ctx context.Context, w *work) error {
 		o.wm[w.slot] = max(o.wm[w.slot], got.Watermark)
 		o.done[w.slot] = got.Done
 		o.backlog[w.slot] = got.Backlog
-		if c, ok := o.src.(native.Committer); ok {
-			c.Committed(w.slot, got.Position)
+		o.moved[w.slot] = got.Position
+		if x.coord == nil {
+			o.committed(o.takePositions())
 		}
 	})
+	return nil
+}
+
+// takePositions takes the positions that have moved since it was last called. REQUIRES: execution.mu.
+func (o *sourceOp) takePositions() map[int][]byte {
+	moved := o.moved
+	o.moved = make(map[int][]byte)
+	return moved
+}
+
+// committed tells the source which positions are safe.
+func (o *sourceOp) committed(positions map[int][]byte) {
+	if c, ok := o.src.(native.Committer); ok {
+		for shard, p := range positions {
+			c.Committed(shard, p)
+		}
+	}
+}
+
+// save keeps the watermark that all shards have reached: after a restart their partitions may be spread differently.
+func (o *sourceOp) save() (any, error) {
+	wm := coder.MaxTimestamp
+	for _, w := range o.wm {
+		wm = min(wm, w)
+	}
+	return wm, nil
+}
+
+func (o *sourceOp) load(data json.RawMessage) error {
+	var wm int64
+	if err := json.Unmarshal(data, &wm); err != nil {
+		return err
+	}
+	for i := range o.wm {
+		o.wm[i] = wm
+	}
 	return nil
 }
 
 // sinkOp hands blocks to a runner-native sink.
 type sinkOp struct {
 	base
-	s    *stage
-	sink native.Sink
+	s     *stage
+	sink  native.Sink
+	exact native.Transactional // the sink, if it writes with the checkpoints
 }
 
 // sinkMemory bounds a sink's write buffers.
 const sinkMemory = 16 << 20
 
 func (o *sinkOp) open(ctx context.Context) error {
-	sink, err := o.s.x.cfg.Sinks[o.s.plan.Spec.GetUrn()](ctx, native.SinkConfig{
-		Transform: o.s.name, Payload: o.s.plan.Spec.GetPayload(), Coder: o.s.in.Coder, Memory: sinkMemory, Logger: o.s.x.log,
-	})
+	x := o.s.x
+	cfg := native.SinkConfig{
+		Transform: o.s.name, Payload: o.s.plan.Spec.GetPayload(), Coder: o.s.in.Coder, Memory: sinkMemory, Logger: x.log,
+	}
+	if d := x.durable; d != nil {
+		cfg.Transaction = &native.TransactionConfig{Job: d.transactions(), Prepared: d.token(o.s.name), Settled: d.settled}
+	}
+	sink, err := x.cfg.Sinks[o.s.plan.Spec.GetUrn()](ctx, cfg)
 	o.sink = sink
+	if x.durable != nil {
+		o.exact, _ = sink.(native.Transactional)
+	}
 	return err
 }
 
@@ -253,4 +304,15 @@ func (o *sinkOp) next(slot int) *work {
 	return o.s.take(slot, o.s.queue(slot), o.s.x.cfg.MaxBundleElements)
 }
 
-func (o *sinkOp) run(ctx context.Context, w *work) error { return o.sink.Write(ctx, w.blocks) }
+func (o *sinkOp) run(ctx context.Context, w *work) error {
+	if o.exact == nil {
+		return o.sink.Write(ctx, w.blocks)
+	}
+	staged, err := o.exact.Stage(ctx, w.blocks)
+	if err != nil {
+		return err
+	}
+	w.onCommit = append(w.onCommit, staged.Commit)
+	w.onAbandon = append(w.onAbandon, staged.Discard)
+	return nil
+}

@@ -244,10 +244,10 @@ func (e *emission) deliver() {
 	}
 	for _, t := range e.coll.consumers {
 		if !t.keyed {
-			push(t.queues[0], e.plainBlocks)
+			push(t.entry(0), e.plainBlocks)
 		} else {
 			for i, blocks := range e.slotBlocks {
-				push(t.queues[i], blocks)
+				push(t.entry(i), blocks)
 			}
 		}
 		if e.elements > 0 {

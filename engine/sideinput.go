@@ -2,9 +2,11 @@ package engine
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 
 	"github.com/tinyrunner/tinyrunner/engine/coder"
+	"github.com/tinyrunner/tinyrunner/engine/flow"
 	"github.com/tinyrunner/tinyrunner/engine/plan"
 	"github.com/tinyrunner/tinyrunner/engine/userstate"
 	"github.com/tinyrunner/tinyrunner/engine/window"
@@ -64,6 +66,10 @@ type sideOp struct {
 	version int64 // counts writes: a reader's cache token
 	moves   int64 // counts rises of the watermark
 }
+
+// save keeps whether anything was written, which a reader of a triggered side input waits for.
+func (o *sideOp) save() (any, error)              { return o.version, nil }
+func (o *sideOp) load(data json.RawMessage) error { return json.Unmarshal(data, &o.version) }
 
 func (o *sideOp) next(slot int) *work {
 	if slot != 0 {
@@ -154,7 +160,11 @@ func (o *userOp) holdBack(w *work) error {
 	before := o.sideVersions()
 	x.mu.Unlock()
 	ready := make(map[int64]bool) // by end of the main window
-	wait, err := w.sift(func(end int64) verdict {
+	slot := 0
+	if o.s.keyed {
+		slot = w.slot
+	}
+	return w.sift(func(end int64) verdict {
 		r, known := ready[end]
 		if !known {
 			x.mu.Lock()
@@ -169,19 +179,10 @@ func (o *userOp) holdBack(w *work) error {
 			return process
 		}
 		return postpone
+	}, func(wait []*flow.Block) {
+		o.s.blocked[slot].Push(wait...)
+		if before != o.sideVersions() {
+			o.s.unblock() // something came between the look and now
+		}
 	})
-	if err != nil || len(wait) == 0 {
-		return err
-	}
-	slot := 0
-	if o.s.keyed {
-		slot = w.slot
-	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	o.s.blocked[slot].Push(wait...)
-	if before != o.sideVersions() {
-		o.s.unblock() // something came between the look and now
-	}
-	return nil
 }

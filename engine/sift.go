@@ -18,16 +18,17 @@ const (
 )
 
 // sift looks at the windows of each element of the work's input, given by their ends. The work keeps what is to be
-// processed, counts the windows that are dropped, and returns what is postponed. An element leaves the windows that are
-// dropped; it waits when one of the others says so.
-func (w *work) sift(judge func(end int64) verdict) ([]*flow.Block, error) {
+// processed, counts the windows that are dropped, and hands over what is postponed, if anything, in the same instant: it is
+// never seen twice or nowhere. later is called with execution.mu held. An element leaves the windows that are dropped; it
+// waits when one of the others says so.
+func (w *work) sift(judge func(end int64) verdict, later func([]*flow.Block)) error {
 	pool := w.stage.x.cfg.Pool
 	s := sieve{w: w, judge: judge, now: pool.NewBuilder(), later: pool.NewBuilder()}
 	err := s.blocks()
 	if err != nil || s.later.Len() == 0 && s.dropped == 0 {
 		s.now.Discard()
 		s.later.Discard()
-		return nil, err
+		return err
 	}
 	keep, err1 := s.now.Finish()
 	wait, err2 := s.later.Finish()
@@ -35,7 +36,7 @@ func (w *work) sift(judge func(end int64) verdict) ([]*flow.Block, error) {
 		for _, b := range append(keep, wait...) {
 			b.Release()
 		}
-		return nil, err
+		return err
 	}
 	w.stage.x.mu.Lock()
 	defer w.stage.x.mu.Unlock()
@@ -44,7 +45,10 @@ func (w *work) sift(judge func(end int64) verdict) ([]*flow.Block, error) {
 	}
 	w.blocks = keep
 	w.dropped += s.dropped
-	return wait, nil
+	if len(wait) > 0 {
+		later(wait)
+	}
+	return nil
 }
 
 // sieve is the state of a sift.

@@ -3,6 +3,7 @@ package engine
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"slices"
 
@@ -47,6 +48,28 @@ func (g *simpleGroup) hold() int64 {
 		}
 	}
 	return h
+}
+
+// allEnds are the ends of windows that have values, of all slots. REQUIRES: execution.mu.
+func (g *simpleGroup) allEnds() []int64 {
+	var all []int64
+	for _, ends := range g.ends {
+		all = append(all, ends...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// load gives all ends to every slot: the slots may have changed, and to fire a window without values costs little.
+func (g *simpleGroup) load(data json.RawMessage) error {
+	var all []int64
+	if err := json.Unmarshal(data, &all); err != nil {
+		return err
+	}
+	for i := range g.ends {
+		g.ends[i] = slices.Clone(all)
+	}
+	return nil
 }
 
 func (g *simpleGroup) due(slot int) bool {

@@ -77,6 +77,7 @@ type stage struct {
 	queues    []*flow.Queue  // by slot if keyed, else one
 	truncated flow.Queue     // draining: elements whose restriction was truncated
 	blocked   []*flow.Queue  // elements whose side inputs are not ready; parallel to queues
+	unstable  []*flow.Queue  // RequiresStableInput: elements of no complete checkpoint; parallel to queues
 	delayed   delayedBlocks  // residuals that resume later
 	busy      []bool         // by slot
 	active    map[*work]bool // running work
@@ -132,6 +133,7 @@ func (x *execution) link(s *stage, input string) {
 	for range n {
 		s.queues = append(s.queues, &flow.Queue{})
 		s.blocked = append(s.blocked, &flow.Queue{})
+		s.unstable = append(s.unstable, &flow.Queue{})
 	}
 	s.busy = make([]bool, x.cfg.Slots)
 	if s.unbounded() {
@@ -174,15 +176,43 @@ func (s *stage) queue(slot int) *flow.Queue {
 func (s *stage) queued() int {
 	n := s.truncated.Len() + len(s.delayed)
 	for i, q := range s.queues {
-		n += q.Len() + s.blocked[i].Len()
+		n += q.Len() + s.blocked[i].Len() + s.unstable[i].Len()
 	}
 	return n
 }
 
+// entry is where elements for a slot arrive. REQUIRES: x.mu.
+func (s *stage) entry(slot int) *flow.Queue {
+	if s.plan != nil && s.plan.StableInput && s.x.coord != nil {
+		return s.unstable[slot]
+	}
+	return s.queues[slot]
+}
+
+// unstableCounts counts the elements that become stable with the checkpoint that is being cut. REQUIRES: x.mu.
+func (s *stage) unstableCounts() []int {
+	var counts []int
+	for _, q := range s.unstable {
+		counts = append(counts, q.Len())
+	}
+	return counts
+}
+
+// stabilize releases the first elements of each queue: they are in a complete checkpoint, and so will be the same for ever.
+// REQUIRES: x.mu.
+func (s *stage) stabilize(counts []int) {
+	for i, n := range counts {
+		if n > 0 {
+			s.queues[i].Push(s.unstable[i].Take(n, 0)...)
+			s.dirty = true
+		}
+	}
+}
+
 func (s *stage) queuedBytes() int64 {
 	n := s.truncated.Size() + s.blockedBytes()
-	for _, q := range s.queues {
-		n += q.Size()
+	for i, q := range s.queues {
+		n += q.Size() + s.unstable[i].Size()
 	}
 	return n
 }

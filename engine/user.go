@@ -237,13 +237,12 @@ func (o *userOp) parks(w *work) bool { return w.kind == elements && o.s.plan.Tim
 
 // dropExpired drops elements of windows whose state is gone: they are too late.
 func (o *userOp) dropExpired(w *work) error {
-	_, err := w.sift(func(end int64) verdict {
+	return w.sift(func(end int64) verdict {
 		if window.Expiry(o.s.plan.Windowing, end) < w.upTo {
 			return drop
 		}
 		return process
-	})
-	return err
+	}, nil)
 }
 
 // cacheTokens let the SDK keep state across bundles: what it cached is valid as long as the same worker runs the slot and no

@@ -69,6 +69,9 @@ func (s *stage) pending() []int64 {
 		if m, ok := s.blocked[i].MinTimestamp(); ok {
 			p = append(p, m)
 		}
+		if m, ok := s.unstable[i].MinTimestamp(); ok {
+			p = append(p, m)
+		}
 	}
 	if m, ok := s.truncated.MinTimestamp(); ok {
 		p = append(p, m)

@@ -33,11 +33,12 @@ type work struct {
 	result *bundle.Result
 	worker Worker
 	bundle *bundle.Bundle
-	// onCommit runs under execution.mu together with the rest of the commit.
-	onCommit []func()
-	dropped  int64
-	extra    []*flow.Block // elements that come from the state: released, never queued again
-	seq      int64         // number of the work in the execution
+	// onCommit runs under execution.mu together with the rest of the commit, onAbandon when there is none.
+	onCommit  []func()
+	onAbandon []func()
+	dropped   int64
+	extra     []*flow.Block // elements that come from the state: released, never queued again
+	seq       int64         // number of the work in the execution
 
 	// mu-guarded:
 	blocks     []*flow.Block // input; after a split only the part the work keeps
@@ -153,7 +154,7 @@ func (x *execution) commit(w *work) error {
 	if w.result != nil {
 		x.count(w, true)
 		if w.result.RequiresFinalization {
-			x.finalize(w)
+			x.finalizeLater(w)
 		}
 	}
 	return nil
@@ -164,6 +165,18 @@ func (x *execution) count(w *work, committed bool) {
 	if err := x.job.metrics.add(w.result.Metrics, committed); err != nil {
 		x.log.Warn("metrics left out", "stage", w.stage.name, "error", err)
 	}
+}
+
+// finalizeLater finalizes the bundle when its effect is safe: with the next checkpoint, if there are any. REQUIRES: x.cut is
+// held for reading.
+func (x *execution) finalizeLater(w *work) {
+	if x.coord == nil {
+		x.finalize(w)
+		return
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.finalizers = append(x.finalizers, w)
 }
 
 // finalize tells the worker that the bundle's effect is safe. Best effort, as the model has it.
@@ -214,6 +227,9 @@ func (x *execution) release(w *work) {
 // fail the job, anything else is.
 func (x *execution) abandon(ctx context.Context, w *work, err error) {
 	w.out.discard()
+	for _, f := range w.onAbandon {
+		f()
+	}
 	if w.tx != nil {
 		w.tx.Discard()
 	}

@@ -50,8 +50,9 @@ type DB struct {
 	queues map[timerClass][]front
 	holds  map[Cell]*holdSet
 
-	cellsMu  sync.Mutex // protects cells and nextCell
+	cellsMu  sync.Mutex // protects cells, unused and nextCell
 	cells    map[string]Cell
+	unused   map[string]Cell // of cells: there when the database was opened, and not asked for since
 	nextCell Cell
 
 	background atomic.Pointer[backgroundError]

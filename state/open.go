@@ -1,12 +1,15 @@
 package state
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -57,7 +60,7 @@ func Open(dir string, opts Options) (*DB, error) {
 	}
 	db := &DB{
 		dir: dir, fs: opts.FS, cache: opts.Cache,
-		queues: make(map[timerClass][]front), holds: make(map[Cell]*holdSet), cells: make(map[string]Cell),
+		queues: make(map[timerClass][]front), holds: make(map[Cell]*holdSet), cells: make(map[string]Cell), unused: make(map[string]Cell),
 	}
 	if db.cache == nil {
 		if opts.CacheBytes == 0 {
@@ -270,6 +273,7 @@ func (db *DB) Cell(name string) (Cell, error) {
 	defer db.leave()
 	db.cellsMu.Lock()
 	defer db.cellsMu.Unlock()
+	delete(db.unused, name)
 	if c, ok := db.cells[name]; ok {
 		return c, nil
 	}
@@ -282,6 +286,50 @@ func (db *DB) Cell(name string) (Cell, error) {
 	return c, nil
 }
 
+// UnusedCells names, in order, the cells that were in the database when it was opened, hold something or own timers, and that
+// nobody has asked for since: state of a job that has changed.
+func (db *DB) UnusedCells() ([]string, error) {
+	if err := db.enter(); err != nil {
+		return nil, err
+	}
+	defer db.leave()
+	db.cellsMu.Lock()
+	defer db.cellsMu.Unlock()
+	var names []string
+	for _, name := range slices.Sorted(maps.Keys(db.unused)) {
+		c := db.unused[name]
+		holds, err := db.holdsAny(c)
+		if err != nil {
+			return nil, fmt.Errorf("look into cell %q: %w", name, err)
+		}
+		if holds {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+// holdsAny reports whether a cell has an entry or owns a timer in any key group. It seeks from group to group.
+func (db *DB) holdsAny(c Cell) (bool, error) {
+	it, err := db.pdb.NewIter(nil)
+	if err != nil {
+		return false, err
+	}
+	found := false
+	for valid := it.First(); valid && !found; {
+		group := binary.BigEndian.Uint16(it.Key())
+		if group == metaGroup {
+			break
+		}
+		owned := binary.BigEndian.AppendUint32(appendPrefix(nil, group, cellTimer), uint32(c))
+		for _, prefix := range [][]byte{owned, appendPrefix(nil, group, c)} {
+			found = found || it.SeekGE(prefix) && bytes.HasPrefix(it.Key(), prefix)
+		}
+		valid = it.SeekGE(appendPrefix(nil, group+1, 0))
+	}
+	return found, it.Close()
+}
+
 func (db *DB) loadCells() error {
 	db.nextCell = firstUserCell
 	err := db.scanMeta(metaCell, func(name, value []byte) error {
@@ -290,6 +338,7 @@ func (db *DB) loadCells() error {
 		}
 		c := Cell(binary.BigEndian.Uint32(value))
 		db.cells[string(name)] = c
+		db.unused[string(name)] = c
 		db.nextCell = max(db.nextCell, c+1)
 		return nil
 	})

@@ -1,0 +1,376 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tinyrunner/tinyrunner/checkpoint"
+	"github.com/tinyrunner/tinyrunner/engine/native"
+)
+
+// coordinator makes the checkpoints of one execution, one after the other:
+//
+//	cut        between two commits: everything of one instant
+//	prepare    sinks flush the transactions that the cut ended
+//	save       files are uploaded, and the checkpoint is published: from here on it is complete
+//	commit     sinks commit, finalizers run, stable input is released, sources tell how far they are
+//	retire     old checkpoints are removed
+//
+// A cut is pursued until it is complete: what it has ended cannot be added to the next one. While the store is away the job
+// goes on, and what it does belongs to the next checkpoint.
+type coordinator struct {
+	x *execution
+	d *durable
+
+	wake chan struct{} // capacity 1: a request
+
+	mu       sync.Mutex // guards the rest
+	requests []*checkpointRequest
+	busy     bool
+	closed   bool
+}
+
+// checkpointRequest is somebody's wish for a checkpoint.
+type checkpointRequest struct {
+	trigger  checkpoint.Trigger
+	location string // of a savepoint; "": none
+	done     chan struct{}
+	// valid once done is closed:
+	info CheckpointInfo
+	err  error
+}
+
+func newCoordinator(x *execution, d *durable) *coordinator {
+	return &coordinator{x: x, d: d, wake: make(chan struct{}, 1)}
+}
+
+var errEnded = errors.New("the job has ended")
+
+// request asks for a checkpoint. Whoever asks may wait for done.
+func (c *coordinator) request(trigger checkpoint.Trigger, location string) *checkpointRequest {
+	r := &checkpointRequest{trigger: trigger, location: location, done: make(chan struct{})}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		r.err = errEnded
+		close(r.done)
+		return r
+	}
+	c.requests = append(c.requests, r)
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+	return r
+}
+
+// hurry asks for a checkpoint that nobody waits for, unless one is on its way.
+func (c *coordinator) hurry() {
+	c.mu.Lock()
+	waiting := c.busy || len(c.requests) > 0
+	c.mu.Unlock()
+	if !waiting {
+		c.request(checkpoint.Periodic, "")
+	}
+}
+
+// run makes checkpoints until ctx ends.
+func (c *coordinator) run(ctx context.Context) {
+	defer c.close()
+	tick := time.NewTicker(c.d.cfg.Interval)
+	defer tick.Stop()
+	go c.d.sweep(ctx)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-c.wake:
+		}
+		for _, r := range c.take() {
+			err := c.checkpoint(ctx, r)
+			r.err = errors.Join(r.err, err)
+			close(r.done)
+			if err != nil && ctx.Err() == nil {
+				c.x.fail(err)
+				return
+			}
+		}
+		c.mu.Lock()
+		c.busy = false
+		c.mu.Unlock()
+		c.x.kick()
+	}
+}
+
+// take takes the requests. The tick makes one of its own when nobody else wants anything.
+func (c *coordinator) take() []*checkpointRequest {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	rs := c.requests
+	c.requests, c.busy = nil, true
+	if len(rs) == 0 {
+		rs = []*checkpointRequest{{trigger: checkpoint.Periodic, done: make(chan struct{})}}
+	}
+	return rs
+}
+
+func (c *coordinator) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	for _, r := range c.requests {
+		r.err = errEnded
+		close(r.done)
+	}
+	c.requests = nil
+}
+
+// cutting is a checkpoint on its way.
+type cutting struct {
+	id        int64
+	dir       string
+	snap      *snapshot
+	sinks     []*sinkOp
+	prepared  []native.Prepared
+	finalize  []*work
+	positions map[*sourceOp]map[int][]byte
+	stable    map[*stage][]int // elements by queue that were there
+	pause     time.Duration
+	tokens    []checkpoint.Participant
+	elements  int // on their way
+}
+
+// checkpoint makes one. The error is fatal for the execution, unless ctx has ended.
+func (c *coordinator) checkpoint(ctx context.Context, r *checkpointRequest) error {
+	d := c.d
+	id := d.nextID
+	d.nextID++
+	d.started(CheckpointInfo{ID: id, Trigger: r.trigger, Status: CheckpointInProgress, Started: time.Now()})
+	cut, err := c.cut(id)
+	if err != nil {
+		d.update(func(i *CheckpointInfo) { i.Status, i.Error = CheckpointFailed, err.Error() })
+		d.job.warn(fmt.Sprintf("checkpoint %d failed, the job goes on: %v", id, err))
+		r.info = d.newest()
+		if errors.Is(err, native.ErrRestart) || errors.Is(err, native.ErrFenced) {
+			return err
+		}
+		r.err = err
+		return nil
+	}
+	d.update(func(i *CheckpointInfo) { i.Pause, i.InFlight = cut.pause, cut.elements })
+	m, err := c.complete(ctx, cut, r.trigger)
+	if err != nil {
+		d.update(func(i *CheckpointInfo) { i.Status, i.Error = CheckpointFailed, err.Error() })
+		return fmt.Errorf("checkpoint %d: %w", id, err)
+	}
+	if r.location != "" {
+		if err := d.savepoint(ctx, cut, m, r); err != nil {
+			d.job.warn(fmt.Sprintf("savepoint %s failed: %v", r.location, err))
+			r.info = d.newest()
+			r.err = err
+		}
+	}
+	d.update(func(i *CheckpointInfo) { i.Status, i.Size, i.Uploaded = CheckpointCompleted, m.Bytes, m.Uploaded })
+	if err := c.finish(ctx, cut); err != nil {
+		return fmt.Errorf("checkpoint %d: %w", id, err)
+	}
+	d.tidy(ctx, id)
+	r.info = d.newest()
+	return nil
+}
+
+// cut takes everything of one instant. Commits wait meanwhile, so nothing here may wait for others.
+func (c *coordinator) cut(id int64) (*cutting, error) {
+	x := c.x
+	cut := &cutting{id: id, dir: c.d.cutDir(id), positions: make(map[*sourceOp]map[int][]byte), stable: make(map[*stage][]int)}
+	if err := os.RemoveAll(cut.dir); err != nil {
+		return nil, fmt.Errorf("clear %s: %w", cut.dir, err)
+	}
+	if err := os.MkdirAll(cut.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make %s: %w", cut.dir, err)
+	}
+	if err := x.db.Flush(); err != nil {
+		return nil, err
+	}
+	x.cut.Lock()
+	defer x.cut.Unlock()
+	began := time.Now()
+	if err := x.db.Cut(filepath.Join(cut.dir, stateSubdir)); err != nil {
+		return nil, err
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	snap, err := x.snapshot()
+	if err != nil {
+		return nil, err
+	}
+	cut.snap = snap
+	for _, b := range snap.blocks {
+		cut.elements += b.block.Len()
+	}
+	for _, s := range x.stages {
+		switch op := s.op.(type) {
+		case *sinkOp:
+			if op.exact == nil {
+				continue
+			}
+			p, err := op.exact.Cut(id)
+			if err != nil {
+				snap.release()
+				// Other sinks may have ended their transactions: there is no way back but the last checkpoint.
+				return nil, fmt.Errorf("%w: cut sink %s: %w", native.ErrRestart, s.name, err)
+			}
+			cut.sinks, cut.prepared = append(cut.sinks, op), append(cut.prepared, p)
+		case *sourceOp:
+			cut.positions[op] = op.takePositions()
+		}
+		if s.plan != nil && s.plan.StableInput {
+			cut.stable[s] = s.unstableCounts()
+		}
+	}
+	cut.finalize, x.finalizers = x.finalizers, nil
+	cut.pause = time.Since(began)
+	return cut, nil
+}
+
+// complete brings a cut into the store, and tries until it is there.
+func (c *coordinator) complete(ctx context.Context, cut *cutting, trigger checkpoint.Trigger) (*checkpoint.Manifest, error) {
+	defer cut.snap.release()
+	written := false
+	for try := 0; ; try++ {
+		m, err := func() (*checkpoint.Manifest, error) {
+			if !written {
+				if err := cut.snap.write(cut.dir); err != nil {
+					return nil, err
+				}
+				cut.snap.release()
+				written = true
+			}
+			if err := cut.prepare(ctx); err != nil {
+				return nil, err
+			}
+			return c.save(ctx, cut, trigger)
+		}()
+		if err == nil || ctx.Err() != nil {
+			return m, err
+		}
+		var fenced *checkpoint.FencedError
+		if errors.As(err, &fenced) || errors.Is(err, native.ErrRestart) || errors.Is(err, native.ErrFenced) {
+			return nil, err
+		}
+		c.d.update(func(i *CheckpointInfo) { i.Error = err.Error() })
+		c.d.log.Warn("checkpoint is not complete, trying again", "checkpoint", cut.id, "try", try+1, "error", err)
+		if !pause(ctx, backoff(try)) {
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// backoff grows from about 100 ms to about 5 s.
+func backoff(try int) time.Duration {
+	d := min(100*time.Millisecond<<min(try, 6), 5*time.Second)
+	return d/2 + rand.N(d)
+}
+
+// pause waits; false: ctx ended before.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// prepare waits until all sinks have flushed what belongs to the cut.
+func (cut *cutting) prepare(ctx context.Context) error {
+	if len(cut.tokens) == len(cut.sinks) {
+		return nil
+	}
+	tokens := make([]checkpoint.Participant, len(cut.sinks))
+	g, ctx := errgroup.WithContext(ctx)
+	for i, p := range cut.prepared {
+		g.Go(func() error {
+			token, err := p.Prepare(ctx)
+			if err != nil {
+				return fmt.Errorf("prepare sink %s: %w", cut.sinks[i].s.name, err)
+			}
+			tokens[i] = checkpoint.Participant{Name: cut.sinks[i].s.name, Token: token}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	cut.tokens = tokens
+	return nil
+}
+
+// manifestMeta is what the engine adds to a manifest, for people.
+type manifestMeta struct {
+	Elements int           `json:"elements"` // on their way
+	Pause    time.Duration `json:"pause_ns"`
+}
+
+func (c *coordinator) save(ctx context.Context, cut *cutting, trigger checkpoint.Trigger) (*checkpoint.Manifest, error) {
+	meta, err := json.Marshal(manifestMeta{Elements: cut.elements, Pause: cut.pause})
+	if err != nil {
+		return nil, fmt.Errorf("encode manifest: %w", err)
+	}
+	// An earlier try may have been published without an answer.
+	if m, err := c.d.store.Settle(ctx); m != nil || err != nil {
+		return m, err
+	}
+	m, _, err := c.d.store.Save(ctx, checkpoint.Cut{
+		Dir: cut.dir, ID: cut.id, Trigger: trigger, Slots: c.x.cfg.Slots, MaxParallelism: c.x.cfg.MaxParallelism,
+		Participants: cut.tokens, Meta: meta,
+	}, nil)
+	return m, err
+}
+
+// finish does what had to wait until the checkpoint was complete.
+func (c *coordinator) finish(ctx context.Context, cut *cutting) error {
+	for i, p := range cut.prepared {
+		for try := 0; ; try++ {
+			err := p.Commit(ctx)
+			if err == nil {
+				break
+			}
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if errors.Is(err, native.ErrFenced) || errors.Is(err, native.ErrLost) || errors.Is(err, native.ErrRestart) {
+				return fmt.Errorf("commit sink %s: %w", cut.sinks[i].s.name, err)
+			}
+			c.d.log.Warn("commit of a complete checkpoint failed, trying again", "sink", cut.sinks[i].s.name, "error", err)
+			if !pause(ctx, backoff(try)) {
+				return ctx.Err()
+			}
+		}
+	}
+	for _, w := range cut.finalize {
+		c.x.finalize(w)
+	}
+	for op, shards := range cut.positions {
+		op.committed(shards)
+	}
+	c.x.mu.Lock()
+	for s, counts := range cut.stable {
+		s.stabilize(counts)
+	}
+	c.x.mu.Unlock()
+	c.x.kick()
+	return nil
+}

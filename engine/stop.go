@@ -1,0 +1,148 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/tinyrunner/tinyrunner/checkpoint"
+	"github.com/tinyrunner/tinyrunner/engine/native"
+)
+
+// errStopped ends an execution that was stopped with a checkpoint.
+var errStopped = errors.New("the job was stopped with a checkpoint")
+
+// quiesceTime is how long a job that stops waits for the bundles under way. What is not done by then runs again after the
+// restart: it is part of the checkpoint.
+const quiesceTime = 5 * time.Second
+
+// stop is the wish to end an execution with a checkpoint.
+type stop struct {
+	since    time.Time
+	location string // of a savepoint; "": none
+	done     chan struct{}
+	// valid once done is closed:
+	info CheckpointInfo
+	err  error
+}
+
+// stop stops the job: no more bundles start, a last checkpoint is made, and the execution ends. If the checkpoint fails the
+// job goes on.
+func (x *execution) stop(ctx context.Context, location string) (CheckpointInfo, error) {
+	x.mu.Lock()
+	if x.coord == nil {
+		x.mu.Unlock()
+		return CheckpointInfo{}, errNotDurable
+	}
+	if x.stopping != nil {
+		x.mu.Unlock()
+		return CheckpointInfo{}, errors.New("the job is being stopped already")
+	}
+	st := &stop{since: time.Now(), location: location, done: make(chan struct{})}
+	x.stopping = st
+	for _, s := range x.stages {
+		for w := range s.active {
+			w.checkpoint = true
+		}
+	}
+	x.mu.Unlock()
+	x.kick()
+	select {
+	case <-st.done:
+		return st.info, st.err
+	case <-x.ended:
+		return CheckpointInfo{}, errEnded
+	case <-ctx.Done():
+		return CheckpointInfo{}, ctx.Err()
+	}
+}
+
+// quiet returns the wish to stop when the time has come: all bundles have ended, or have had their time. REQUIRES: x.mu.
+func (x *execution) quiet() *stop {
+	st := x.stopping
+	if st == nil || x.failed != nil {
+		return nil
+	}
+	if time.Since(st.since) < quiesceTime {
+		for _, s := range x.stages {
+			if len(s.active) > 0 {
+				return nil
+			}
+		}
+	}
+	return st
+}
+
+// halt makes the last checkpoint and ends the execution with errStopped.
+func (x *execution) halt(ctx context.Context, st *stop) (done bool, err error) {
+	trigger := checkpoint.ForStop
+	r := x.coord.request(trigger, st.location)
+	<-r.done
+	st.info, st.err = r.info, r.err
+	x.mu.Lock()
+	x.stopping = nil
+	x.mu.Unlock()
+	if r.err == nil {
+		x.cancel(errStopped)
+		err = errStopped
+	}
+	close(st.done)
+	return r.err == nil, err
+}
+
+// coordinate starts the coordinator of a job that makes checkpoints, and returns what ends it.
+func (x *execution) coordinate(ctx context.Context) func() {
+	if x.coord == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		x.coord.run(ctx)
+	}()
+	return func() {
+		cancel()
+		<-ended
+	}
+}
+
+// lastCheckpoint makes what a job that is done has prepared final: transactions and finalizers.
+func (x *execution) lastCheckpoint(err error) error {
+	if x.coord == nil || err != nil {
+		return nil
+	}
+	x.mu.Lock()
+	needed := len(x.finalizers) > 0
+	for _, s := range x.stages {
+		if op, ok := s.op.(*sinkOp); ok && op.exact != nil {
+			needed = true
+		}
+	}
+	x.mu.Unlock()
+	if !needed {
+		return nil
+	}
+	r := x.coord.request(checkpoint.ForStop, "")
+	<-r.done
+	return r.err
+}
+
+// awaitsCheckpoint reports whether elements wait to become stable, and asks for the checkpoint that makes them. REQUIRES:
+// x.mu.
+func (x *execution) awaitsCheckpoint() bool {
+	for _, s := range x.stages {
+		for _, q := range s.unstable {
+			if q.Len() > 0 {
+				x.coord.hurry()
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// restarts reports whether the execution ended because a sink has lost what it wrote since the last checkpoint.
+func restarts(err error) bool {
+	return errors.Is(err, native.ErrRestart) && !errors.Is(err, native.ErrFenced)
+}
