@@ -143,6 +143,9 @@ type Candidate struct {
 func (s *Store) Newest() ([]Candidate, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.stopped != nil {
+		return nil, s.stopped
+	}
 	var list []Candidate
 	usable := false
 	for _, c := range s.lineage() {
