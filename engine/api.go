@@ -45,7 +45,9 @@ type Config struct {
 	Sinks   map[string]native.SinkFactory
 	// Checkpoints makes jobs outlive the process; nil: they do not.
 	Checkpoints *CheckpointConfig
-	Logger      *slog.Logger
+	// Ended is called when a job has ended, if it is set.
+	Ended  func(*Job)
+	Logger *slog.Logger
 }
 
 // Validate reports what is wrong with the configuration and fills in defaults.

@@ -148,6 +148,9 @@ func (c *Cluster) run(ctx context.Context, j *Job) {
 		j.log.Warn("remove job directory", "error", err)
 	}
 	j.finish(err, drained)
+	if c.cfg.Ended != nil {
+		c.cfg.Ended(j)
+	}
 	if !c.busy() {
 		debug.FreeOSMemory() // a process that waits for its next job should be small
 	}

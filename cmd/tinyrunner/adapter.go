@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"iter"
 	"log/slog"
@@ -8,6 +9,7 @@ import (
 	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 
+	"github.com/tinyrunner/tinyrunner/checkpoint"
 	"github.com/tinyrunner/tinyrunner/engine"
 	"github.com/tinyrunner/tinyrunner/engine/coder"
 	"github.com/tinyrunner/tinyrunner/engine/flow"
@@ -39,9 +41,10 @@ func nativeKind(urn string) (plan.Kind, bool) {
 
 // jobEngine is the cluster as package jobapi sees it.
 type jobEngine struct {
-	cluster *engine.Cluster
-	workers *fnapi.Server
-	log     *slog.Logger
+	cluster  *engine.Cluster
+	workers  *fnapi.Server
+	settings *settings
+	log      *slog.Logger
 }
 
 var _ jobapi.Engine = jobEngine{}
@@ -49,23 +52,33 @@ var _ jobapi.Engine = jobEngine{}
 func (e jobEngine) Check(p *pipepb.Pipeline) error { return e.cluster.Check(p) }
 
 func (e jobEngine) Submit(spec jobapi.Spec) (jobapi.Job, error) {
+	var files []checkpoint.JobFile
+	for _, local := range spec.Artifacts.Files() {
+		files = append(files, checkpoint.JobFile{Role: checkpoint.RoleArtifact, Path: artifactPath(local), Local: local})
+	}
 	j, err := e.cluster.Submit(engine.JobSpec{
-		ID: spec.ID, Name: spec.Name, Pipeline: spec.Pipeline, Options: spec.Raw, Draining: spec.Options.Draining(),
-		Open: func(ctx context.Context, id string, env *pipepb.Environment) (engine.Workers, error) {
-			h, err := e.workers.Open(ctx, fnapi.EnvironmentConfig{
-				ID: id, Job: spec.ID, Proto: env, Options: spec.Raw, Parallelism: spec.Options.Harnesses,
-				Artifacts: spec.Artifacts, Logger: e.log,
-			})
-			if err != nil {
-				return nil, err
-			}
-			return harnesses{h}, nil
-		},
+		ID: spec.ID, Name: cmp.Or(e.settings.jobName, spec.Name), Pipeline: spec.Pipeline, Options: spec.Raw,
+		Draining: spec.Options.Draining(), Files: files, Open: e.opener(spec),
+		Savepoint: e.settings.savepoint, AllowNonRestored: e.settings.allowNonRestored,
 	})
 	if err != nil {
 		return nil, err
 	}
 	return job{j}, nil
+}
+
+// opener starts the harnesses of a job's environments.
+func (e jobEngine) opener(spec jobapi.Spec) engine.OpenEnvironment {
+	return func(ctx context.Context, id string, env *pipepb.Environment) (engine.Workers, error) {
+		h, err := e.workers.Open(ctx, fnapi.EnvironmentConfig{
+			ID: id, Job: spec.ID, Proto: env, Options: spec.Raw, Parallelism: spec.Options.Harnesses,
+			Artifacts: spec.Artifacts, Logger: e.log,
+		})
+		if err != nil {
+			return nil, err
+		}
+		return harnesses{h}, nil
+	}
 }
 
 func (e jobEngine) Job(id string) (jobapi.Job, bool) {

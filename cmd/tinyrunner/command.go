@@ -32,7 +32,7 @@ Or let Beam Python start it (flags without a command serve, as Beam's Prism does
   python wordcount.py --runner=PrismRunner --prism_location=$(which tinyrunner)
 
 Every flag can also be given as an environment variable: --job_port as TINYRUNNER_JOB_PORT.
-Exit codes: 0 done, 1 a job failed, 2 wrong usage or configuration, 130 cancelled.`
+Exit codes: 0 done, 1 a job failed, 2 wrong usage or configuration, 3 another process has taken over the job, 130 cancelled.`
 
 func rootCommand(stdout, stderr io.Writer) *cobra.Command {
 	var s settings
@@ -90,12 +90,17 @@ func serveCommand(stderr io.Writer) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "a mini-cluster that accepts jobs until it is stopped",
-		Long: `Accepts pipelines over Beam's Job API and runs them until SIGTERM or SIGINT, upon which running jobs are cancelled.
-A second signal ends the process at once.
+		Long: `Accepts pipelines over Beam's Job API and runs them until SIGTERM or SIGINT. A second signal ends the process at once.
+
+With --checkpoints jobs outlive the process: what it is doing is written there every --checkpoint_interval, and once more
+when it is asked to stop. A server that is started with the same location goes on with all of them, wherever it runs and
+however the one before ended. Without, running jobs are cancelled when the process ends.
 
 The ports in use are logged, and written to DATA_DIR/ports.json once all of them listen.`,
 		Example: `  tinyrunner serve
   tinyrunner serve --job_port 0 --worker_port 0 --http_port 0 --data_dir /var/lib/tinyrunner
+  tinyrunner serve --checkpoints file:///var/lib/tinyrunner/checkpoints
+  tinyrunner serve --checkpoints s3://bucket/jobs --s3_endpoint http://127.0.0.1:9000 --checkpoint_interval 1s
   TINYRUNNER_MEMORY=1GiB tinyrunner serve --slots 4
   curl localhost:8081/overview`,
 		Args: noArgs,
@@ -113,6 +118,7 @@ func serve(cmd *cobra.Command, s *settings, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	srv.resumes = true
 	return srv.run(cmd.Context())
 }
 
@@ -222,7 +228,10 @@ const runHelp = `Starts a server on free ports and runs one thing on it, then ex
 With "-- COMMAND", the command is run with the server's address in the environment variable JOB_ENDPOINT; {job_endpoint} in
 its arguments is replaced by it, too. Jobs that are still running when the command has ended are waited for.
 
-With FILE, the Pipeline proto in it (binary or text) is submitted; artifacts are read from the paths that it names.`
+With FILE, the Pipeline proto in it (binary or text) is submitted; artifacts are read from the paths that it names.
+
+With --checkpoints a job goes on where an earlier run of a job of the same name was, however that one ended; --job_name
+gives it a name that does not change. SIGTERM then makes a last checkpoint and exits with 0.`
 
 func runCommand(stdout, stderr io.Writer) *cobra.Command {
 	var s settings
@@ -232,7 +241,8 @@ func runCommand(stdout, stderr io.Writer) *cobra.Command {
 		Long:  runHelp,
 		Example: `  tinyrunner run -- python wordcount.py --runner=PortableRunner --job_endpoint={job_endpoint} --environment_type=LOOPBACK
   tinyrunner run -- sh -c './wordcount --runner=universal --endpoint=$JOB_ENDPOINT --environment_type=LOOPBACK'
-  tinyrunner run --memory 500MiB pipeline.pb`,
+  tinyrunner run --memory 500MiB pipeline.pb
+  tinyrunner run --checkpoints s3://bucket/jobs --job_name clicks -- python clicks.py --runner=PortableRunner --job_endpoint={job_endpoint} --environment_type=LOOPBACK`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if dash := cmd.ArgsLenAtDash(); dash > 0 || dash == 0 && len(args) == 0 || dash < 0 && len(args) != 1 {
 				return usage("run takes either one pipeline file or '-- COMMAND'; see 'tinyrunner run --help'")
@@ -269,13 +279,24 @@ func withServer(ctx context.Context, s *settings, stderr io.Writer, work func(co
 		return err
 	}
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx)) // the work ends first
-	working, cancel := context.WithCancel(ctx)
+	working, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	served := make(chan error, 1)
 	go func() {
 		served <- srv.run(serving)
 		cancel()
 	}()
+	var suspended error
+	asked := context.AfterFunc(ctx, func() { // jobs are stopped while those who run their functions still live
+		suspended = srv.suspend()
+		cancel()
+	})
 	err = work(working, srv)
+	if !asked() {
+		<-working.Done()
+		if suspended == nil && srv.allSuspended() {
+			err = nil
+		}
+	}
 	stop()
 	if serveErr := <-served; serveErr != nil {
 		return errors.Join(serveErr, err)

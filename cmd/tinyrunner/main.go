@@ -16,6 +16,7 @@ const (
 	exitDone      = 0
 	exitFailed    = 1
 	exitUsage     = 2
+	exitFenced    = 3
 	exitCancelled = 130
 )
 

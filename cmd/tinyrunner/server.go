@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -60,6 +61,9 @@ type server struct {
 	jobServer                                *grpc.Server
 	workerServer                             *grpc.Server
 	webServer                                *http.Server
+
+	resumes     bool              // goes on with the jobs in the store
+	stopServing func(cause error) // set by run
 
 	cleanup []func() error // in the order of making; run in reverse
 }
@@ -143,12 +147,15 @@ func (s *server) checkOwn(lock string) error {
 	return nil
 }
 
-// clearDir removes what a process that was killed has left: nothing of it can be used again. REQUIRES: the lock is held.
+// clearDir removes what a process that was killed has left and cannot be used again. REQUIRES: the lock is held.
 func (s *server) clearDir() error {
-	if jobs, err := os.ReadDir(filepath.Join(s.dir, "jobs")); err == nil && len(jobs) > 0 {
-		s.log.Warn("removing jobs of a process that was killed", "jobs", len(jobs))
+	if err := s.clearJobs(); err != nil {
+		return usage("cannot clear the data directory: %w: name one that this user may write with --data_dir", err)
 	}
 	for _, name := range ownNames() {
+		if name == "jobs" {
+			continue
+		}
 		if err := os.RemoveAll(filepath.Join(s.dir, name)); err != nil {
 			return usage("cannot clear the data directory: %w: name one that this user may write with --data_dir", err)
 		}
@@ -219,9 +226,13 @@ func (s *server) makeCluster() error {
 	cache := state.NewCache(int64(s.settings.memory) / 4)
 	s.onClose(func() error { cache.Close(); return nil })
 	s.workers = fnapi.NewServer(fnapi.Config{Logger: s.log, Endpoint: s.address(s.workerListener), WorkerWait: s.settings.workerWait})
+	checkpoints, err := s.openCheckpoints()
+	if err != nil {
+		return err
+	}
 	s.cluster, err = engine.New(engine.Config{
 		DataDir: s.dir, Pool: pool, Cache: cache, Slots: s.settings.slots, MaxParallelism: maxParallelism,
-		Sources: sources(), Sinks: sinks(), Logger: s.log,
+		Sources: sources(), Sinks: sinks(), Checkpoints: checkpoints, Ended: s.fenced, Logger: s.log,
 	})
 	if err != nil {
 		return fmt.Errorf("make cluster: %w", err)
@@ -240,9 +251,12 @@ func (s *server) makeCluster() error {
 	return nil
 }
 
+// engine is the cluster as package jobapi sees it.
+func (s *server) engine() jobEngine { return jobEngine{s.cluster, s.workers, s.settings, s.log} }
+
 func (s *server) makeServices() (err error) {
 	s.jobs, err = jobapi.New(jobapi.Config{
-		Engine: jobEngine{s.cluster, s.workers, s.log}, Dir: filepath.Join(s.dir, "artifacts"), Endpoint: s.address(s.jobListener), Logger: s.log,
+		Engine: s.engine(), Dir: filepath.Join(s.dir, "artifacts"), Endpoint: s.address(s.jobListener), Logger: s.log,
 	})
 	if err != nil {
 		return err
@@ -286,8 +300,15 @@ var errIdle = errors.New("idle")
 // run serves until ctx ends or the server was idle for too long, then cancels the jobs and releases everything.
 func (s *server) run(ctx context.Context) error {
 	s.log.Info("tinyrunner is ready", "job_endpoint", s.address(s.jobListener), "worker_endpoint", s.address(s.workerListener),
-		"http_port", portOf(s.webListener), "data_dir", s.dir, "slots", s.cluster.Slots(), "memory", s.settings.memory.String())
+		"http_port", portOf(s.webListener), "data_dir", s.dir, "slots", s.cluster.Slots(), "memory", s.settings.memory.String(),
+		"checkpoints", cmp.Or(s.settings.checkpoints, "none: jobs end with this process"))
 	g, ctx := errgroup.WithContext(ctx)
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	s.stopServing = stop
+	if s.resumes {
+		s.resume(ctx)
+	}
 	g.Go(func() error { return serveGRPC(s.jobServer, s.jobListener) })
 	g.Go(func() error { return serveGRPC(s.workerServer, s.workerListener) })
 	if s.webServer != nil {
@@ -312,6 +333,10 @@ func (s *server) run(ctx context.Context) error {
 		return s.stop()
 	})
 	err := g.Wait()
+	var coded *exitError
+	if cause := context.Cause(ctx); err == nil && errors.As(cause, &coded) {
+		err = cause
+	}
 	if errors.Is(err, errIdle) {
 		err = nil
 	}
@@ -329,7 +354,7 @@ func serveGRPC(g *grpc.Server, l net.Listener) error {
 // stop ends jobs first, so that the streams of their clients end with a state and not with a broken connection.
 func (s *server) stop() error {
 	s.log.Info("stopping", "jobs", len(s.cluster.Jobs()))
-	err := s.cluster.Close()
+	err := errors.Join(s.suspend(), s.cluster.Close())
 	ended := make(chan struct{})
 	go func() {
 		s.jobServer.GracefulStop()

@@ -21,7 +21,19 @@ type settings struct {
 	slots                        int
 	memory, bufferPool           byteSize
 	workerWait, idleShutdown     time.Duration
-	logFormat, logLevel          string
+	stopGrace                    time.Duration
+
+	checkpoints        string
+	checkpointInterval time.Duration
+	checkpointRetain   int
+	unfenced           bool
+	allowNonRestored   bool
+	savepoint          string
+	jobName            string
+
+	s3Endpoint, s3Region, s3SSE, s3SSEKey string
+	s3PathStyle                           bool
+	logFormat, logLevel                   string
 }
 
 // setting is one flag: its name, where its value goes, its default and what it means.
@@ -42,6 +54,19 @@ func (s *settings) table() []setting {
 		{"http_port", (*port)(&s.webPort), "8081", "port of REST, metrics and health; 0 is any free port"},
 		{"serve_http", (*boolean)(&s.serveHTTP), "true", "whether to open http_port at all"},
 		{"data_dir", (*text)(&s.dataDir), "", "directory for state, spilled data and artifacts\n(default: a new one in the system's temporary directory, removed at the end)"},
+		{"checkpoints", (*text)(&s.checkpoints), "", "where checkpoints go: file:///DIR or s3://BUCKET/PREFIX. With it jobs survive this process\n(default: none; jobs end with this process)"},
+		{"checkpoint_interval", (*duration)(&s.checkpointInterval), "10s", "time between two checkpoints of a job"},
+		{"checkpoint_retain", (*count)(&s.checkpointRetain), "3", "complete checkpoints of a job that are kept"},
+		{"unfenced_store", (*boolean)(&s.unfenced), "false", "accept a store that overwrites objects, where nothing keeps two processes from running one job"},
+		{"savepoint", (*text)(&s.savepoint), "", "location of a savepoint that submitted jobs begin with, unless they have checkpoints"},
+		{"allow_non_restored_state", (*boolean)(&s.allowNonRestored), "false", "drop state that a changed pipeline has no place for, instead of refusing it"},
+		{"job_name", (*text)(&s.jobName), "", "name of submitted jobs, whatever they call themselves: checkpoints are found by it"},
+		{"s3_endpoint", (*text)(&s.s3Endpoint), "", "URL of an S3-compatible store, like http://127.0.0.1:9000 (default: AWS)"},
+		{"s3_path_style", (*boolean)(&s.s3PathStyle), "false", "put the bucket's name into the path and not into the host"},
+		{"s3_region", (*text)(&s.s3Region), "", "region of the bucket (default: AWS_REGION, else us-east-1)"},
+		{"s3_sse", (*text)(&s.s3SSE), "", "encryption at rest: AES256, aws:kms or aws:kms:dsse (default: the bucket's)"},
+		{"s3_sse_key", (*text)(&s.s3SSEKey), "", "key of aws:kms encryption (default: the account's)"},
+		{"stop_grace", (*duration)(&s.stopGrace), "30s", "how long jobs may take for their last checkpoint when this process is asked to stop"},
 		{"slots", (*count)(&s.slots), "0", "bundles of one stage that may run at once, at most 128; 0 is the number of CPUs"},
 		{"memory", &s.memory, "250MiB", "memory this process aims to stay below, harnesses not included"},
 		{"buffer_pool", &s.bufferPool, "32MiB", "memory of elements between stages; what is over it goes to files in data_dir"},
@@ -115,6 +140,18 @@ func (s *settings) validate() error {
 	}
 	if s.slots > maxParallelism {
 		return usage("invalid --slots %d: use at most %d, the number of key groups", s.slots, maxParallelism)
+	}
+	if s.checkpointInterval < 10*time.Millisecond {
+		return usage("invalid --checkpoint_interval %s: use at least 10ms", s.checkpointInterval)
+	}
+	if s.checkpointRetain < 1 {
+		return usage("invalid --checkpoint_retain %d: keep at least 1", s.checkpointRetain)
+	}
+	if s.stopGrace <= 0 {
+		return usage("invalid --stop_grace %s: use a positive time, like 30s", s.stopGrace)
+	}
+	if err := s.s3().Validate(); err != nil {
+		return usage("invalid S3 settings: %w", err)
 	}
 	if s.workerWait <= 0 {
 		return usage("invalid --worker_wait %s: use a positive time, like 2m", s.workerWait)

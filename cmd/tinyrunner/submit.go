@@ -18,6 +18,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/tinyrunner/tinyrunner/checkpoint"
 )
 
 // commandGrace is how long a command may take to end after SIGTERM.
@@ -70,11 +72,15 @@ func jobsResult(ctx context.Context, srv *server) error {
 // stateError is nil for a job that has done its work.
 func stateError(id string, s jobpb.JobState_Enum, cause error) error {
 	switch s {
-	case jobpb.JobState_DONE, jobpb.JobState_DRAINED:
+	case jobpb.JobState_DONE, jobpb.JobState_DRAINED, jobpb.JobState_STOPPED:
 		return nil
 	case jobpb.JobState_CANCELLED:
 		return &exitError{code: exitCancelled, err: fmt.Errorf("job %s was cancelled", id)}
 	default:
+		var fenced *checkpoint.FencedError
+		if errors.As(cause, &fenced) {
+			return &exitError{code: exitFenced, err: fmt.Errorf("job %s: %w", id, fenced)}
+		}
 		return &exitError{code: exitFailed, err: fmt.Errorf("job %s is %s: %w", id, s, cause)}
 	}
 }

@@ -9,9 +9,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -61,6 +63,13 @@ func (a *Artifacts) Open(_ context.Context, info *pipepb.ArtifactInformation) (i
 		return nil, fmt.Errorf("open %s: %w", describe(info), err)
 	}
 	return file, nil
+}
+
+// Files returns the paths of the staged files, in order.
+func (a *Artifacts) Files() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Sorted(maps.Keys(a.files))
 }
 
 // add writes what fetch produces to a new file and returns the artifact that stands for it. The file is complete and

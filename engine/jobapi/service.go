@@ -132,14 +132,16 @@ func (s *Service) active(started int) {
 	s.changed = make(chan struct{})
 }
 
-// watch waits for the end of a job and removes its files. It ends with the job, or at Close.
+// watch waits for the end of a job and removes its files, if any. It ends with the job, or at Close.
 func (s *Service) watch(job Job, files *Artifacts) {
 	select {
 	case <-job.Done():
 	case <-s.stop:
 	}
-	if err := files.clear(); err != nil {
-		s.log.Warn("staged files are left behind", "job", job.ID(), "error", err)
+	if files != nil {
+		if err := files.clear(); err != nil {
+			s.log.Warn("staged files are left behind", "job", job.ID(), "error", err)
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
+
+	"github.com/tinyrunner/tinyrunner/checkpoint"
+	"github.com/tinyrunner/tinyrunner/checkpoint/objstore"
+	"github.com/tinyrunner/tinyrunner/engine"
+)
+
+// openCheckpoints opens the place of the checkpoints; nil without --checkpoints.
+func (s *server) openCheckpoints() (*engine.CheckpointConfig, error) {
+	if s.settings.checkpoints == "" {
+		return nil, nil
+	}
+	loc, err := objstore.Parse(s.settings.checkpoints)
+	if err != nil {
+		return nil, usage("invalid --checkpoints: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	bucket, err := loc.Open(ctx, s.settings.s3())
+	if err != nil {
+		return nil, usage("cannot use --checkpoints: %w", err)
+	}
+	s.onClose(func() error { return closeBucket(bucket) })
+	return &engine.CheckpointConfig{
+		Bucket: bucket, Location: loc.String(), Interval: s.settings.checkpointInterval, Retain: s.settings.checkpointRetain,
+		Unfenced: s.settings.unfenced, OpenLocation: s.openLocation,
+	}, nil
+}
+
+func closeBucket(b objstore.Bucket) error {
+	if c, ok := b.(interface{ Close() error }); ok {
+		return c.Close()
+	}
+	return nil
+}
+
+// openLocation opens the place of a savepoint.
+func (s *server) openLocation(ctx context.Context, location string) (objstore.Bucket, string, error) {
+	loc, err := objstore.Parse(location)
+	if err != nil {
+		return nil, "", err
+	}
+	bucket, err := loc.Open(ctx, s.settings.s3())
+	return bucket, "", err
+}
+
+func (s *settings) s3() objstore.S3Config {
+	return objstore.S3Config{Endpoint: s.s3Endpoint, PathStyle: s.s3PathStyle, Region: s.s3Region, SSE: s.s3SSE, SSEKeyID: s.s3SSEKey}
+}
+
+// clearJobs removes what a process that was killed has left of jobs, but for the cuts of their checkpoints if these are kept:
+// what they hold need not be downloaded.
+func (s *server) clearJobs() error {
+	jobs := filepath.Join(s.dir, "jobs")
+	if s.settings.checkpoints == "" {
+		if left, err := os.ReadDir(jobs); err == nil && len(left) > 0 {
+			s.log.Warn("removing jobs of a process that was killed", "jobs", len(left))
+		}
+		return os.RemoveAll(jobs)
+	}
+	files, err := filepath.Glob(filepath.Join(jobs, "*", "*"))
+	for _, f := range files {
+		if filepath.Base(f) != "cuts" {
+			err = errors.Join(err, os.RemoveAll(f))
+		}
+	}
+	return err
+}
+
+// resume goes on with the jobs that the store knows. A job that cannot be resumed is told of and left alone.
+func (s *server) resume(ctx context.Context) {
+	jobs, err := s.cluster.Resumable(ctx)
+	if err != nil {
+		s.log.Error("cannot look for jobs to resume", "error", err)
+		return
+	}
+	for _, e := range jobs {
+		if err := s.resumeJob(ctx, e); err != nil {
+			s.log.Error("cannot resume a job; its checkpoints stay where they are", "job", e.JobID, "name", e.Name, "error", err)
+		}
+	}
+}
+
+func (s *server) resumeJob(ctx context.Context, e checkpoint.JobEntry) error {
+	if e.Err != nil {
+		s.log.Warn("some entries of a job in the store cannot be read", "job", e.Job, "error", e.Err)
+	}
+	j, err := s.cluster.Resume(ctx, e, func(spec *engine.JobSpec) error {
+		var files []string
+		for _, f := range spec.Files {
+			if f.Role == checkpoint.RoleArtifact {
+				files = append(files, f.Local)
+			}
+		}
+		adopted, err := s.jobs.Adopt(spec.Pipeline, spec.Options, files)
+		if err != nil {
+			return err
+		}
+		adopted.ID, adopted.Name = spec.ID, spec.Name
+		spec.AllowNonRestored = s.settings.allowNonRestored
+		spec.Open = s.engine().opener(adopted)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	s.jobs.Watch(job{j})
+	s.log.Info("resumed a job", "job", j.ID(), "name", j.Name(), "checkpoint", newestID(e))
+	return nil
+}
+
+func newestID(e checkpoint.JobEntry) any {
+	if e.Newest == nil {
+		return "none: it begins anew"
+	}
+	return e.Newest.ID
+}
+
+// suspend ends the jobs that can be resumed with a checkpoint. It waits for at most the grace period.
+func (s *server) suspend() error {
+	ctx, cancel := context.WithTimeout(context.Background(), s.settings.stopGrace)
+	defer cancel()
+	var mu sync.Mutex
+	var errs []error
+	var wg sync.WaitGroup
+	for _, j := range s.cluster.Jobs() {
+		if !j.Checkpoints().Enabled || ended(j.State()) {
+			continue
+		}
+		wg.Go(func() {
+			s.log.Info("stopping with a checkpoint", "job", j.ID())
+			if err := j.Suspend(ctx); err != nil && !ended(j.State()) {
+				mu.Lock()
+				errs = append(errs, err)
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// allSuspended reports whether jobs were stopped, all of them so that they can be resumed.
+func (s *server) allSuspended() bool {
+	stopped := false
+	for _, j := range s.cluster.Jobs() {
+		switch j.State() {
+		case jobpb.JobState_STOPPED:
+			stopped = true
+		case jobpb.JobState_DONE, jobpb.JobState_DRAINED:
+		default:
+			return false
+		}
+	}
+	return stopped
+}
+
+func ended(s jobpb.JobState_Enum) bool {
+	switch s {
+	case jobpb.JobState_DONE, jobpb.JobState_FAILED, jobpb.JobState_CANCELLED, jobpb.JobState_DRAINED, jobpb.JobState_UPDATED, jobpb.JobState_STOPPED:
+		return true
+	}
+	return false
+}
+
+// fenced ends the process when its last job was taken over by another one.
+func (s *server) fenced(j *engine.Job) {
+	var fenced *checkpoint.FencedError
+	if !errors.As(j.Err(), &fenced) {
+		return
+	}
+	for _, other := range s.cluster.Jobs() {
+		if !ended(other.State()) {
+			return
+		}
+	}
+	s.stopServing(&exitError{code: exitFenced, err: fmt.Errorf("job %s: %w", j.Name(), fenced)})
+}
+
+// artifactPath is the name of a staged file in the store.
+func artifactPath(local string) string {
+	return "artifacts/" + strings.TrimLeft(filepath.Base(local), ".")
+}
