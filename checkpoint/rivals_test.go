@@ -128,6 +128,7 @@ type process struct {
 	store  *Store
 	done   chan func() // what the world learns of the operation that has ended
 	busy   bool
+	op     string // the last one
 	nextID int64
 	saved  bool // or tried to
 }
@@ -150,6 +151,7 @@ type world struct {
 	fenced   int
 	saves    int
 	wrong    string // what was found first
+	trace    []string
 }
 
 func cutKey(o Owner, id int64) string { return o.Attempt + "/" + strconv.FormatInt(id, 10) }
@@ -246,7 +248,7 @@ func (w *world) start(p *process) {
 	default:
 		run = w.other(p, op)
 	}
-	p.busy = true
+	p.busy, p.op = true, op
 	go func() { p.done <- run() }()
 	w.wait(p)
 }
@@ -378,9 +380,11 @@ func (w *world) restored(p *process, m *Manifest, i int, fresh bool, to string, 
 // wait lets a process run until its next call of the bucket, or to the end of its operation.
 func (w *world) wait(p *process) {
 	select {
-	case <-p.gate.asks:
+	case call := <-p.gate.asks:
+		w.trace = append(w.trace, fmt.Sprintf("%d %s %s", slices.Index(w.procs, p), p.op, strings.TrimPrefix(call, w.dir)))
 	case learn := <-p.done:
 		p.busy = false
+		w.trace = append(w.trace, fmt.Sprintf("%d %s ends", slices.Index(w.procs, p), p.op))
 		learn()
 		if p.gate.dead {
 			p.store = nil
@@ -419,6 +423,9 @@ func (w *world) step() {
 			v = failLater
 		case 110:
 			v = crash
+		}
+		if v != proceed {
+			w.trace = append(w.trace, fmt.Sprintf("  verdict %d", v))
 		}
 		p.gate.answers <- v
 		w.wait(p)
@@ -483,6 +490,11 @@ func TestRivals(t *testing.T) {
 			w.procs = append(w.procs, &process{done: make(chan func())})
 		}
 		defer w.stop()
+		defer func() {
+			if rt.Failed() {
+				rt.Log(strings.Join(w.trace, "\n"))
+			}
+		}()
 		for range rapid.IntRange(10, 30).Draw(rt, "steps") {
 			w.step()
 		}

@@ -218,6 +218,9 @@ func lineage(entries map[int64]entry, from int64) []candidate {
 			return list // and nothing before it counts
 		case seq > limit || e.m.Kind != KindCheckpoint:
 		case line == nil:
+			if _, ok := entries[limit]; !ok {
+				return list // the base was dropped, and with it all before; this entry came after its author was fenced
+			}
 			line = e.m
 			list = append(list, candidate{seq, e})
 		case e.m.Claim == line.Claim:

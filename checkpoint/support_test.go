@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -251,3 +252,11 @@ type fatal interface {
 	Helper()
 	Fatal(args ...any)
 }
+
+// sealText gives any text the last line that fits.
+func sealText(text string) []byte {
+	sum := sha256.Sum256([]byte(text))
+	return fmt.Appendf([]byte(text), "%s%x\n", integrity, sum)
+}
+
+func shaOf(content string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(content))) }

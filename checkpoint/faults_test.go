@@ -1,0 +1,263 @@
+package checkpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/tinyrunner/tinyrunner/checkpoint/objstore"
+)
+
+// cycle is all that an owner does in its life; it stops at the first error. published is told of each complete checkpoint.
+func cycle(ctx context.Context, t *testing.T, b objstore.Bucket, n int64, rec Record, published func(id int64, files tree)) error {
+	s, err := Claim(ctx, testConfig(b), rec)
+	if err != nil {
+		return err
+	}
+	list, err := s.Newest()
+	switch {
+	case errors.Is(err, ErrNoCheckpoint):
+		s.StartOver()
+	case err != nil:
+		return err
+	default:
+		if err := s.Restore(ctx, list[0].Manifest, filepath.Join(t.TempDir(), "to"), "", nil); err != nil {
+			return err
+		}
+	}
+	if err := s.Sweep(ctx); err != nil {
+		return err
+	}
+	for i := range int64(4) {
+		id := 10*n + i
+		files := tree{"MANIFEST": fmt.Sprint(id), "always.sst": "the same", fmt.Sprint(n, ".sst"): fmt.Sprint("of owner ", n)}
+		m, _, err := s.Save(ctx, Cut{Dir: writeTree(t, files), ID: id}, nil)
+		if unknown := new(UncertainError); errors.As(err, &unknown) {
+			if m, err = s.Settle(ctx); err == nil && m == nil {
+				err = unknown
+			}
+		}
+		if err != nil {
+			return err
+		}
+		published(id, files)
+		if err := s.Retire(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// For each single call of the bucket in the life of an owner that comes after another one: when it fails, at each point, the next owner
+// finds the newest complete checkpoint and leaves nothing that is not needed.
+func TestFaults(t *testing.T) {
+	total := 0
+	for n := 1; ; n++ {
+		calls := 0
+		for _, point := range []objstore.Point{objstore.Before, objstore.Midway, objstore.After} {
+			mem := newMemory()
+			f := objstore.NewFaulty(mem)
+			newest := struct {
+				id    int64
+				files tree
+			}{}
+			note := func(id int64, files tree) { newest.id, newest.files = id, files }
+			check(t, cycle(t.Context(), t, f, 1, record(t, "first"), note))
+			crashed(t, mem)
+			f.Fail(n, n, point)
+			err := cycle(t.Context(), t, f, 2, record(t, "second"), note)
+			if calls = len(f.Calls()); calls < n {
+				break
+			}
+			failed := f.Calls()[n-1]
+			if err != nil && !errors.Is(err, objstore.ErrInjected) {
+				t.Errorf("call %d, %v, %v: %v", n, failed, point, err)
+			}
+			f.Fail(0, 0, objstore.Before)
+			s := claim(t, f, Record{})
+			if id, got := restoreNewest(t, s); id < newest.id || id == newest.id && !maps.Equal(got, newest.files) {
+				t.Errorf("call %d, %v, %v: restored checkpoint %d, %v; want %d", n, failed, point, id, got, newest.id)
+			}
+			check(t, cycle(t.Context(), t, f, 3, Record{}, note))
+			if g := garbage(t, f, "pre/fix/job/"); len(g) > 0 {
+				t.Errorf("call %d, %v, %v: garbage %v", n, failed, point, g)
+			}
+			total++
+		}
+		if calls < n {
+			t.Logf("%d calls at %d points: %d faults", calls, 3, total)
+			return
+		}
+	}
+}
+
+// crashed leaves what an owner leaves that died while it uploaded and while it deleted.
+func crashed(t *testing.T, mem *memory) {
+	t.Helper()
+	f := objstore.NewFaulty(mem)
+	s := claim(t, f, Record{})
+	if _, got := restoreNewest(t, s); got == nil {
+		t.Fatal("nothing")
+	}
+	save(t, s, 18, tree{"MANIFEST": "crashing"})
+	f.Fail(4, 100, objstore.Before) // the plan is written, the deletion has begun
+	if err := s.Retire(t.Context()); !errors.Is(err, objstore.ErrInjected) {
+		t.Fatalf("%v: %v", err, f.Calls())
+	}
+	f.Fail(2, 100, objstore.Before)
+	if _, _, err := s.Save(t.Context(), Cut{Dir: writeTree(t, tree{"x": "x", "y": "y"})}, nil); !errors.Is(err, objstore.ErrInjected) {
+		t.Fatal(err)
+	}
+	if len(mem.names("pre/fix/job/gc/")) == 0 || len(garbage(t, mem, "pre/fix/job/")) < 2 {
+		t.Fatal("it left nothing")
+	}
+}
+
+// The same for the end of a job: whatever fails, the job is over or it is not, and the next End, or the next job of that name,
+// clears up.
+func TestFaultsOfEnd(t *testing.T) {
+	total := 0
+	for n := 1; ; n++ {
+		calls := 0
+		for _, point := range []objstore.Point{objstore.Before, objstore.Midway, objstore.After} {
+			for _, again := range []bool{true, false} {
+				mem := newMemory()
+				f := objstore.NewFaulty(mem)
+				check(t, cycle(t.Context(), t, f, 1, record(t, "first"), func(int64, tree) {}))
+				s := claim(t, f, Record{})
+				f.Fail(n, n, point)
+				err := s.End(t.Context(), "finished")
+				if calls = len(f.Calls()); calls < n {
+					break
+				}
+				if err != nil && !errors.Is(err, objstore.ErrInjected) {
+					t.Errorf("call %d, %v: %v", n, point, err)
+				}
+				f.Fail(0, 0, objstore.Before)
+				if again {
+					check(t, s.End(t.Context(), "finished"))
+					if names := mem.names(""); len(names) != 1 {
+						t.Errorf("call %d, %v: left %v", n, point, names)
+					}
+				} else {
+					check(t, cycle(t.Context(), t, f, 2, record(t, "anew"), func(int64, tree) {}))
+					if g := garbage(t, f, "pre/fix/job/"); len(g) > 0 {
+						t.Errorf("call %d, %v: garbage %v", n, point, g)
+					}
+				}
+				total++
+			}
+		}
+		if calls < n {
+			t.Logf("%d calls at 3 points, then End again or a new job: %d faults", calls, total)
+			return
+		}
+	}
+}
+
+// The same for savepoints: a failed one leaves nothing but after an uncertain answer, and Dispose clears that.
+func TestFaultsOfSavepoint(t *testing.T) {
+	total := 0
+	for n := 1; ; n++ {
+		calls := 0
+		for _, point := range []objstore.Point{objstore.Before, objstore.Midway, objstore.After} {
+			mem := newMemory()
+			f := objstore.NewFaulty(mem)
+			cfg := SavepointConfig{Bucket: f, Prefix: "save/1", Owner: NewOwner(began)}
+			f.Fail(n, n, point)
+			files := tree{"a": "1", "b/c.sst": "2"}
+			_, _, err := WriteSavepoint(t.Context(), cfg, record(t, "p"), Cut{Dir: writeTree(t, files)}, nil)
+			if err == nil {
+				var p *Savepoint
+				if p, err = OpenSavepoint(t.Context(), cfg); err == nil {
+					to := filepath.Join(t.TempDir(), "to")
+					if err = p.Restore(t.Context(), to, nil); err == nil {
+						sameTree(t, readTree(t, to), files)
+						err = DisposeSavepoint(t.Context(), cfg)
+					}
+				}
+			}
+			if calls = len(f.Calls()); calls < n {
+				check(t, err)
+				break
+			}
+			f.Fail(0, 0, objstore.Before)
+			if err := DisposeSavepoint(t.Context(), cfg); err != nil && !errors.Is(err, ErrNoCheckpoint) {
+				t.Error(err)
+			}
+			if names := mem.names(""); len(names) > 0 {
+				t.Errorf("call %d, %v: left %v", n, point, names)
+			}
+			total++
+		}
+		if calls < n {
+			t.Logf("%d calls at 3 points: %d faults", calls, total)
+			return
+		}
+	}
+}
+
+// A store that is gone in the middle of a Save leaves it uncertain; Settle tells when the store is back.
+func TestUncertain(t *testing.T) {
+	for _, published := range []bool{false, true} {
+		mem := newMemory()
+		f := objstore.NewFaulty(mem)
+		s := claim(t, f, record(t, "p"))
+		save(t, s, 1, tree{"a": "1"})
+		files := tree{"a": "2"}
+		f.Fail(2, 100, objstore.Before) // the upload succeeds
+		if published {
+			f.Fail(2, 100, objstore.After)
+		}
+		_, _, err := s.Save(t.Context(), Cut{Dir: writeTree(t, files), ID: 2}, nil)
+		if !errors.As(err, new(*UncertainError)) || !errors.Is(err, objstore.ErrInjected) {
+			t.Fatal(err)
+		}
+		for _, op := range []func() error{
+			func() error { return s.Retire(t.Context()) },
+			func() error { _, err := s.Settle(t.Context()); return err },
+			func() error { _, _, err := s.Save(t.Context(), Cut{Dir: writeTree(t, files), ID: 3}, nil); return err },
+		} {
+			if err := op(); !errors.As(err, new(*UncertainError)) {
+				t.Error(err)
+			}
+		}
+		f.Fail(0, 0, objstore.Before)
+		m, err := s.Settle(t.Context())
+		check(t, err)
+		if (m != nil) != published || m != nil && m.ID != 2 {
+			t.Errorf("settled as %v", m)
+		}
+		if kinds := kindsOf(t, mem); published == slices.Contains(kinds, KindVoid) {
+			t.Error(kinds)
+		}
+		if m, err := s.Settle(t.Context()); m != nil || err != nil {
+			t.Error(m, err)
+		}
+		save(t, s, 4, files)
+		check(t, s.Retire(t.Context()))
+		next := claim(t, mem, Record{})
+		if list, err := next.Newest(); err != nil || len(list) != 2 && !published || len(list) != 3 && published {
+			t.Error(list, err)
+		}
+	}
+}
+
+// kindsOf gives the kinds of the entries in the log.
+func kindsOf(t *testing.T, b objstore.Bucket) []Kind {
+	t.Helper()
+	l := jobLog{bucket: b, dir: "pre/fix/job/", job: "job"}
+	seqs, err := l.list(t.Context())
+	check(t, err)
+	var kinds []Kind
+	for _, seq := range seqs {
+		e, _, err := l.read(t.Context(), seq)
+		check(t, errors.Join(err, e.err))
+		kinds = append(kinds, e.m.Kind)
+	}
+	return kinds
+}
