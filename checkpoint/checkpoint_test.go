@@ -441,7 +441,7 @@ func (b overwriting) Create(ctx context.Context, name string, r io.ReaderAt, siz
 func TestConfig(t *testing.T) {
 	for want, change := range map[string]func(c *Config){
 		"no bucket":                 func(c *Config) { c.Bucket = nil },
-		"at least 1 is needed":      func(c *Config) { c.Retain = -1 },
+		"1 to 1000 are possible":    func(c *Config) { c.Retain = -1 },
 		"parallel transfers":        func(c *Config) { c.Parallel = -1 },
 		"has a slash: use Identity": func(c *Config) { c.Job = "a/b" },
 		"object name":               func(c *Config) { c.Job = "a b" },

@@ -60,11 +60,11 @@ func newStore(cfg Config) *Store {
 
 // tryClaim makes a claim after the newest entry. It says whether to try again, because that is not the newest any more.
 func (s *Store) tryClaim(ctx context.Context, rec Record) (again bool, err error) {
-	top, prev, base, err := s.log.head(ctx)
+	top, prev, previous, err := s.log.head(ctx)
 	if err != nil {
 		return false, err
 	}
-	m := &Manifest{Kind: KindClaim, Job: s.cfg.Job, JobID: rec.JobID, JobName: rec.JobName, Seq: top + 1, Claim: top + 1, Base: base,
+	m := &Manifest{Kind: KindClaim, Job: s.cfg.Job, JobID: rec.JobID, JobName: rec.JobName, Seq: top + 1, Claim: top + 1, Previous: previous,
 		Owner: s.cfg.Owner, Created: s.now()}
 	if prev != nil && prev.Kind != KindEnd {
 		if rec.JobID == "" {
@@ -123,11 +123,11 @@ func (s *Store) insist(ctx context.Context, p pending) error {
 }
 
 // head looks at the end of the log: the number of the newest entry (0: none), the newest one that can be read and says what
-// the job is, and the number of the newest checkpoint.
-func (l jobLog) head(ctx context.Context) (top int64, prev *Manifest, base int64, err error) {
+// the job is, and the newest checkpoint with those to fall back to.
+func (l jobLog) head(ctx context.Context) (top int64, prev *Manifest, previous []int64, err error) {
 	seqs, err := l.list(ctx)
 	if err != nil || len(seqs) == 0 {
-		return 0, nil, 0, err
+		return 0, nil, nil, err
 	}
 	top = seqs[len(seqs)-1]
 	entries := make(map[int64]entry)
@@ -137,7 +137,7 @@ func (l jobLog) head(ctx context.Context) (top int64, prev *Manifest, base int64
 			continue // its owner has just dropped it
 		}
 		if err != nil {
-			return 0, nil, 0, err
+			return 0, nil, nil, err
 		}
 		entries[seq] = e
 		if e.m == nil || e.m.Kind == KindVoid {
@@ -148,7 +148,8 @@ func (l jobLog) head(ctx context.Context) (top int64, prev *Manifest, base int64
 		}
 		break // a claim knows the newest checkpoint before it
 	}
-	return top, prev, newest(entries, top), nil
+	previous = line(entries)
+	return top, prev, previous[:min(len(previous), maxRetain)], nil
 }
 
 // look reads what older owners have left. Their plans come first: a checkpoint that is in one may be half deleted, by us
@@ -184,7 +185,7 @@ func (s *Store) look(ctx context.Context) error {
 		s.entries[seq] = e
 	}
 	s.plans = plans
-	s.found = lineage(s.entries, s.claim.Seq)
+	s.found = find(s.entries)
 	return nil
 }
 

@@ -53,9 +53,10 @@ func Jobs(ctx context.Context, b objstore.Bucket, prefix string) ([]JobEntry, er
 func readJob(ctx context.Context, l jobLog, seqs []int64) (JobEntry, error) {
 	j := JobEntry{Job: l.job}
 	slices.Sort(seqs)
-	limit, described := int64(0), false
+	var previous []int64 // that a claim names
+	described, claimed := false, false
 	for _, seq := range slices.Backward(seqs) {
-		if limit > 0 && seq > limit {
+		if claimed && !slices.Contains(previous, seq) {
 			continue
 		}
 		e, _, err := l.read(ctx, seq)
@@ -83,9 +84,7 @@ func readJob(ctx context.Context, l jobLog, seqs []int64) (JobEntry, error) {
 		case KindEnd:
 			return j, nil
 		case KindClaim:
-			if limit = e.m.Base; limit == 0 {
-				return j, nil
-			}
+			claimed, previous = true, e.m.Previous
 		}
 	}
 	return j, nil

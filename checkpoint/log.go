@@ -164,7 +164,7 @@ func (l jobLog) settle(ctx context.Context, p pending) (*Manifest, error) {
 	defer cancel()
 	v := *p.m
 	v.Kind, v.Trigger, v.How = KindVoid, noTrigger, ""
-	v.Files, v.JobFiles, v.Participants, v.Meta, v.Bytes, v.Uploaded = nil, nil, nil, nil, 0, 0
+	v.Previous, v.Files, v.JobFiles, v.Participants, v.Meta, v.Bytes, v.Uploaded = nil, nil, nil, nil, nil, 0, 0
 	body, err := v.encode()
 	if err != nil {
 		return nil, err

@@ -58,10 +58,12 @@ type Manifest struct {
 	JobID   string `json:"job_id"`
 	JobName string `json:"job_name"`
 
-	Seq   int64 `json:"seq"`            // number of the entry; 0 in a savepoint
-	Claim int64 `json:"claim"`          // number of the owner's claim; 0 in a savepoint
-	Base  int64 `json:"base,omitempty"` // number of the checkpoint that the owner had restored; 0: none
-	ID    int64 `json:"id,omitempty"`   // of the checkpoint, as the engine counts
+	Seq   int64 `json:"seq"`   // number of the entry; 0 in a savepoint
+	Claim int64 `json:"claim"` // number of the owner's claim; 0 in a savepoint
+	// Previous are the checkpoints to fall back to, newest first, by number: those that are kept beside this one. In a claim
+	// the first is the newest checkpoint that there was.
+	Previous []int64 `json:"previous,omitempty"`
+	ID       int64   `json:"id,omitempty"` // of the checkpoint, as the engine counts
 
 	Owner   Owner     `json:"owner"`
 	Created time.Time `json:"created"`
@@ -100,6 +102,7 @@ const (
 	maxSealed       = 32 << 20 // bytes of an entry
 	maxFiles        = 100_000
 	maxParticipants = 100_000
+	maxRetain       = 1000
 	maxPath         = 1024
 	maxText         = 4096 // bytes of an id, a name
 )
@@ -171,14 +174,24 @@ func (m *Manifest) validateHead() error {
 		return fmt.Errorf("kind %.40q is not known", m.Kind)
 	}
 	switch {
-	case inLog && (m.Seq < 1 || m.Claim < 1 || m.Claim > m.Seq || m.Base < 0 || m.Base >= m.Claim):
-		return fmt.Errorf("numbers seq %d, claim %d, base %d do not fit together", m.Seq, m.Claim, m.Base)
-	case !inLog && (m.Seq != 0 || m.Claim != 0 || m.Base != 0):
+	case inLog && (m.Seq < 1 || m.Claim < 1 || m.Claim > m.Seq):
+		return fmt.Errorf("numbers seq %d, claim %d do not fit together", m.Seq, m.Claim)
+	case !inLog && (m.Seq != 0 || m.Claim != 0 || len(m.Previous) > 0):
 		return errors.New("a savepoint has no numbers of entries")
 	case m.Kind == KindClaim && m.Claim != m.Seq:
 		return errors.New("a claim must have its own number")
 	case m.ID < 0 || m.Slots < 0 || m.MaxParallelism < 0:
 		return errors.New("a count is negative")
+	}
+	if len(m.Previous) > maxRetain {
+		return fmt.Errorf("it has %d previous checkpoints, at most %d are allowed", len(m.Previous), maxRetain)
+	}
+	newer := m.Seq
+	for _, seq := range m.Previous {
+		if seq < 1 || seq >= newer {
+			return fmt.Errorf("previous checkpoints %v of entry %d do not fit together", m.Previous, m.Seq)
+		}
+		newer = seq
 	}
 	for _, s := range []string{m.Job, m.JobID, m.JobName, m.Owner.Host, m.How, string(m.Trigger)} {
 		if len(s) > maxText {

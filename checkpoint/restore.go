@@ -36,9 +36,13 @@ func (s *Store) Restore(ctx context.Context, m *Manifest, dir string, local Loca
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.saved { // else it is ours, or led to ours
-		s.base = m.Seq
+	var line []int64
+	for _, c := range s.candidates() {
+		if c.err == nil && c.seq <= m.Seq {
+			line = append(line, c.seq)
+		}
 	}
+	s.line = line // newer ones are given up
 	s.last, s.settled, s.index = m, true, index
 	return nil
 }

@@ -35,15 +35,8 @@ func (s *Store) retirement() ([]int64, []string) {
 		return nil, nil
 	}
 	keep := map[int64]bool{s.claim.Seq: true, s.head: true}
-	if s.last != nil {
-		keep[s.last.Seq] = true // the next Save uses its files, also if it is an older one that was restored
-	}
-	n := 0
-	for _, c := range s.lineage() {
-		if c.err == nil && n < s.cfg.Retain {
-			keep[c.seq] = true
-			n++
-		}
+	for _, seq := range s.line {
+		keep[seq] = true
 	}
 	return s.take(keep)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -60,6 +61,7 @@ func (s *Store) save(ctx context.Context, cut Cut, progress func(done, total int
 	s.mu.Lock()
 	ready := s.settled || len(s.found) == 0
 	m := s.manifest(KindCheckpoint, cut)
+	m.Previous = s.previous()
 	known := contents(s.last)
 	s.mu.Unlock()
 	if !ready {
@@ -102,9 +104,16 @@ func (s *Store) save(ctx context.Context, cut Cut, progress func(done, total int
 func (s *Store) manifest(kind Kind, cut Cut) *Manifest {
 	return &Manifest{
 		Kind: kind, Job: s.cfg.Job, JobID: s.claim.JobID, JobName: s.claim.JobName,
-		Seq: s.head + 1, Claim: s.claim.Seq, Base: s.base, ID: cut.ID, Owner: s.cfg.Owner, Created: s.now(), Trigger: cut.Trigger,
+		Seq: s.head + 1, Claim: s.claim.Seq, ID: cut.ID, Owner: s.cfg.Owner, Created: s.now(), Trigger: cut.Trigger,
 		MaxParallelism: cut.MaxParallelism, Slots: cut.Slots, Participants: cut.Participants, Meta: cut.Meta, JobFiles: s.claim.JobFiles,
 	}
+}
+
+// previous gives the checkpoints that are kept beside the next one.
+//
+// REQUIRES: mu is held.
+func (s *Store) previous() []int64 {
+	return slices.Clone(s.line[:min(len(s.line), s.cfg.Retain-1)])
 }
 
 // contents gives the objects of a manifest by hash.
@@ -286,7 +295,7 @@ func (s *Store) adopt(m *Manifest) {
 	s.entries[m.Seq] = entry{m: m}
 	switch m.Kind {
 	case KindCheckpoint:
-		s.last, s.saved = m, true
+		s.last, s.saved, s.line = m, true, append([]int64{m.Seq}, m.Previous...)
 	case KindEnd:
 		s.stopped = ErrEnded
 	}

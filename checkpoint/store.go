@@ -53,8 +53,8 @@ func (c Config) withDefaults() (Config, error) {
 	switch {
 	case c.Bucket == nil:
 		return c, errors.New("checkpoint config: no bucket")
-	case c.Retain < 1:
-		return c, fmt.Errorf("checkpoint config: %d checkpoints to retain, at least 1 is needed", c.Retain)
+	case c.Retain < 1 || c.Retain > maxRetain:
+		return c, fmt.Errorf("checkpoint config: %d checkpoints to retain, 1 to %d are possible", c.Retain, maxRetain)
 	case c.Parallel < 1:
 		return c, fmt.Errorf("checkpoint config: %d parallel transfers, at least 1 is needed", c.Parallel)
 	}
@@ -105,7 +105,7 @@ type Store struct {
 	mu       sync.Mutex // protects what follows; not held during calls of the bucket
 	claim    *Manifest
 	head     int64             // number of our newest entry
-	base     int64             // number of the checkpoint that was restored; 0: none
+	line     []int64           // the checkpoint that the next one follows, and those to fall back to, newest first
 	settled  bool              // Restore or StartOver was called
 	saved    bool              // a checkpoint of ours is complete
 	last     *Manifest         // restored or published last; nil: none
@@ -148,7 +148,7 @@ func (s *Store) Newest() ([]Candidate, error) {
 	}
 	var list []Candidate
 	usable := false
-	for _, c := range s.lineage() {
+	for _, c := range s.candidates() {
 		list = append(list, Candidate{Seq: c.seq, Manifest: c.m, Err: c.err})
 		usable = usable || c.err == nil
 	}
@@ -163,67 +163,62 @@ func (s *Store) Newest() ([]Candidate, error) {
 func (s *Store) StartOver() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.base, s.last, s.settled = 0, nil, true
+	s.line, s.last, s.settled = nil, nil, true
 }
 
-// lineage gives the checkpoints that lead to the present one, newest first. Until we have saved one, that is what was
-// found. Others are abandoned: the owner that could have restored them restored an older one.
+// candidates gives what could be restored, newest first: until we have saved a checkpoint, that is what was found.
 //
 // REQUIRES: mu is held.
-func (s *Store) lineage() []candidate {
+func (s *Store) candidates() []candidate {
 	if !s.saved {
 		return s.found
 	}
-	return lineage(s.entries, s.head)
+	var list []candidate
+	for _, seq := range s.line {
+		if e, ok := s.entries[seq]; ok {
+			list = append(list, candidate{seq, e})
+		}
+	}
+	return list
 }
 
-// newest finds the newest checkpoint at or below the number from; 0 if there is none. A claim says what was the newest
-// before it, and that is believed: an entry between the two came from an owner who was fenced already.
-func newest(entries map[int64]entry, from int64) int64 {
+// line gives the newest checkpoint among the entries and those to fall back to, newest first. It is what the highest entry
+// says that can say it: what a checkpoint does not name, or what lies between a claim and what it names, does not count. Such
+// are entries of owners who had been fenced, and entries whose creation took so long that their number was free again.
+func line(entries map[int64]entry) []int64 {
 	for _, seq := range slices.Backward(slices.Sorted(maps.Keys(entries))) {
 		m := entries[seq].m
-		if seq > from || m == nil {
-			continue // one that cannot be read may have been the newest: the one before takes its place
+		if m == nil {
+			continue // it may have been the newest checkpoint: the one before takes its place
 		}
 		switch m.Kind {
 		case KindCheckpoint:
-			return seq
+			return append([]int64{seq}, m.Previous...)
 		case KindClaim:
-			return m.Base
+			return m.Previous
 		case KindEnd:
-			return 0
+			return nil
 		}
 	}
-	return 0
+	return nil
 }
 
-// lineage gives the checkpoints that lead to the newest one at or below the number from, newest first, and between them the
-// entries that cannot be read.
-func lineage(entries map[int64]entry, from int64) []candidate {
-	seqs := slices.Sorted(maps.Keys(entries))
-	slices.Reverse(seqs)
-	limit := newest(entries, from)
+// find gives what a new owner could restore, newest first, and with it the entries that cannot be read and may have been the
+// newest checkpoint.
+func find(entries map[int64]entry) []candidate {
+	seqs := line(entries)
 	var list []candidate
-	var line *Manifest // the newest checkpoint of the owner whose checkpoints are looked at; nil: look for one
-	for _, seq := range seqs {
+	for _, seq := range slices.Backward(slices.Sorted(maps.Keys(entries))) {
 		e := entries[seq]
-		if line != nil && seq <= line.Claim {
-			limit, line = line.Base, nil // of the owners before, it knew only what led to its base
+		if len(seqs) > 0 && seq <= seqs[0] || e.m != nil && e.m.Kind == KindEnd {
+			break
 		}
-		switch {
-		case seq > from:
-		case e.err != nil:
+		if e.err != nil {
 			list = append(list, candidate{seq, e})
-		case limit == 0 && e.m.Kind == KindEnd:
-			return list // and nothing before it counts
-		case seq > limit || e.m.Kind != KindCheckpoint:
-		case line == nil:
-			if _, ok := entries[limit]; !ok {
-				return list // the base was dropped, and with it all before; this entry came after its author was fenced
-			}
-			line = e.m
-			list = append(list, candidate{seq, e})
-		case e.m.Claim == line.Claim:
+		}
+	}
+	for _, seq := range seqs {
+		if e, ok := entries[seq]; ok && (e.err != nil || e.m.Kind == KindCheckpoint) {
 			list = append(list, candidate{seq, e})
 		}
 	}
