@@ -137,6 +137,11 @@ func isFenced(err error) bool {
 // retryPause is between attempts of what a broker could not do now.
 const retryPause = 100 * time.Millisecond
 
+// retryBackoff is the client's wait after a number of failures. Its own is up to 5 s, and every checkpoint waits for it.
+func retryBackoff(failures int) time.Duration {
+	return min(50*time.Millisecond<<min(failures, 5), time.Second)
+}
+
 // passes says that an error may go away by itself.
 func passes(err error) bool {
 	if errors.Is(err, context.Canceled) || errors.Is(err, kgo.ErrClientClosed) {

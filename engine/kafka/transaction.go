@@ -54,6 +54,7 @@ func openTransactional(ctx context.Context, w *writer, tc native.TransactionConf
 	if tc.Job == "" {
 		return nil, errors.New("the job has no identity for transactional ids")
 	}
+	base = append(base, kgo.RetryBackoffFn(retryBackoff))
 	admin, err := kgo.NewClient(base...)
 	if err != nil {
 		return nil, err

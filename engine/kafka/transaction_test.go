@@ -68,8 +68,8 @@ func kill(s *transactional) {
 	s.current.Store(nil)
 }
 
-// write stages and commits values with their own key.
-func write(t *testing.T, s *transactional, values ...string) {
+// put stages and commits values with their own key.
+func put(t *testing.T, s *transactional, values ...string) {
 	t.Helper()
 	var elements [][]byte
 	for _, v := range values {
@@ -172,36 +172,27 @@ func TestTransactions(t *testing.T) {
 		s := openTxn(t, transactionalConfig(t, writeConfig(b, KV, "out"), native.TransactionConfig{}))
 		var want []string
 		for i := range 8 {
-			checkVisible(t, b, want...)
+			var all []string
 			for j := range 3 {
 				v := fmt.Sprintf("%d.%d", i, j)
-				write(t, s, v, v+"'")
-				want = append(want, v, v+"'")
-			}
-			if i%3 == 2 {
-				checkpoint(t, s)
-				checkVisible(t, b, want...)
+				put(t, s, v, v+"'")
+				all = append(all, v, v+"'")
 			}
 			p, _ := prepare(t, s)
-			write(t, s, fmt.Sprintf("%d.next", i)) // belongs to the next one
-			checkVisible(t, b, want[:len(want)-6*boolInt(i%3 != 2)]...)
+			put(t, s, fmt.Sprintf("%d.next", i)) // belongs to the next one
+			checkVisible(t, b, want...)
 			if err := p.Commit(t.Context()); err != nil {
 				t.Fatal(err)
 			}
+			want = append(want, all...)
 			checkVisible(t, b, want...)
-			want = append(want, fmt.Sprintf("%d.next", i))
 			checkpoint(t, s)
+			want = append(want, fmt.Sprintf("%d.next", i))
+			checkVisible(t, b, want...)
 		}
 		checkpoint(t, s) // empty
 		checkVisible(t, b, want...)
 	})
-}
-
-func boolInt(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 // A prepared transaction survives its process, and is committed by its token once, and again.
@@ -209,23 +200,23 @@ func TestRecoverPrepared(t *testing.T) {
 	eachGeneration(t, func(t *testing.T, b *broker) {
 		cfg := writeConfig(b, KV, "out")
 		s := openTxn(t, transactionalConfig(t, cfg, native.TransactionConfig{}))
-		write(t, s, "a")
+		put(t, s, "a")
 		checkpoint(t, s)
-		write(t, s, "b")
+		put(t, s, "b")
 		_, token := prepare(t, s)
-		write(t, s, "lost")
+		put(t, s, "lost")
 		kill(s)
 		checkVisible(t, b, "a")
 		for range 3 {
 			s = openTxn(t, transactionalConfig(t, cfg, native.TransactionConfig{Prepared: token}))
 			checkVisible(t, b, "a", "b")
-			write(t, s, "lost too")
+			put(t, s, "lost too")
 			kill(s)
 		}
 		s = openTxn(t, transactionalConfig(t, cfg, native.TransactionConfig{Prepared: token}))
 		want := []string{"a", "b"}
 		for i := range 5 {
-			write(t, s, fmt.Sprint(i))
+			put(t, s, fmt.Sprint(i))
 			checkpoint(t, s)
 			want = append(want, fmt.Sprint(i))
 			checkVisible(t, b, want...)
@@ -238,23 +229,23 @@ func TestAbortUnfinished(t *testing.T) {
 	eachGeneration(t, func(t *testing.T, b *broker) {
 		cfg := writeConfig(b, KV, "out")
 		s := openTxn(t, transactionalConfig(t, cfg, native.TransactionConfig{}))
-		write(t, s, "a")
+		put(t, s, "a")
 		p, before := prepare(t, s)
 		if err := p.Commit(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		write(t, s, "b")
+		put(t, s, "b")
 		prepare(t, s)
-		write(t, s, "c")
+		put(t, s, "c")
 		kill(s)
 		s = openTxn(t, transactionalConfig(t, cfg, native.TransactionConfig{Prepared: before}))
-		write(t, s, "b again")
+		put(t, s, "b again")
 		checkpoint(t, s)
 		checkVisible(t, b, "a", "b again")
 
 		// From nothing, and from a checkpoint whose successors were complete once.
 		for _, tc := range []native.TransactionConfig{{}, {Prepared: before, Settled: true}} {
-			write(t, s, "d")
+			put(t, s, "d")
 			prepare(t, s)
 			kill(s)
 			s = openTxn(t, transactionalConfig(t, cfg, tc))
@@ -267,16 +258,16 @@ func TestAbortAndClose(t *testing.T) {
 	eachGeneration(t, func(t *testing.T, b *broker) {
 		cfg := writeConfig(b, KV, "out")
 		s := openTxn(t, transactionalConfig(t, cfg, native.TransactionConfig{}))
-		write(t, s, "a")
+		put(t, s, "a")
 		p, _ := prepare(t, s)
 		if err := p.Abort(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		s.Close()
 		s = openTxn(t, transactionalConfig(t, cfg, native.TransactionConfig{}))
-		write(t, s, "b")
+		put(t, s, "b")
 		p = cut(t, s)
-		write(t, s, "c")
+		put(t, s, "c")
 		if _, err := p.Prepare(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -289,46 +280,40 @@ func TestAbortAndClose(t *testing.T) {
 		s.Close() // aborts c, so that readers need not wait for its time-out
 		checkVisible(t, b, "b")
 		ds, err := b.admin().DescribeTransactions(t.Context(), transactionalID("job", "test", 1))
-		if err != nil || ds.Error() != nil {
-			t.Fatal(err, ds.Error())
+		if err != nil {
+			t.Fatal(err)
 		}
 		for _, d := range ds {
-			if d.State == "Ongoing" {
+			if d.Err != nil || d.State == "Ongoing" {
 				t.Errorf("still open: %+v", d)
 			}
 		}
 	})
 }
 
-// What the coordinator cannot do now is tried again; what it has done, although nobody heard so, is not undone.
+// What the coordinator cannot do now is tried again, and the producer that does not know how its transaction ended is
+// replaced before its turn comes again.
 func TestEndFaults(t *testing.T) {
-	faults := []struct {
-		name string
-		err  *kerr.Error
-	}{
-		{"concurrent", kerr.ConcurrentTransactions},
-		{"not coordinator", kerr.NotCoordinator},
-		{"loading", kerr.CoordinatorLoadInProgress},
-		{"unknown server error", kerr.UnknownServerError},
-	}
-	for _, tt := range faults {
-		t.Run(tt.name, func(t *testing.T) {
+	for _, kind := range []*kerr.Error{
+		kerr.ConcurrentTransactions, kerr.NotCoordinator, kerr.CoordinatorLoadInProgress, kerr.UnknownServerError,
+	} {
+		t.Run(kind.Message, func(t *testing.T) {
 			eachGeneration(t, func(t *testing.T, b *broker) {
+				t.Parallel()
 				cfg := writeConfig(b, KV, "out")
 				s := openTxn(t, transactionalConfig(t, cfg, native.TransactionConfig{}))
+				b.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.EndTxn}, Err: kind, Count: 2})
 				var want []string
-				for i := range 4 { // more than a turn: the producer that did not know is used again
-					f := b.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.EndTxn}, Err: tt.err, Count: 3})
-					write(t, s, fmt.Sprint(i))
+				for i := range 4 {
+					put(t, s, fmt.Sprint(i))
 					want = append(want, fmt.Sprint(i))
 					checkpoint(t, s)
 					checkVisible(t, b, want...)
-					f.Remove()
 				}
-				write(t, s, "last")
+				put(t, s, "last")
 				_, token := prepare(t, s)
 				kill(s)
-				b.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.EndTxn, kmsg.InitProducerID}, Err: tt.err, Count: 4})
+				b.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.EndTxn, kmsg.InitProducerID}, Err: kind, Count: 3})
 				openTxn(t, transactionalConfig(t, cfg, native.TransactionConfig{Prepared: token}))
 				checkVisible(t, b, append(want, "last")...)
 			})
@@ -342,7 +327,7 @@ func TestLostAnswers(t *testing.T) {
 		s := openTxn(t, transactionalConfig(t, writeConfig(b, KV, "out"), native.TransactionConfig{}))
 		var want []string
 		for i := range 5 {
-			write(t, s, fmt.Sprint(i))
+			put(t, s, fmt.Sprint(i))
 			want = append(want, fmt.Sprint(i))
 			p, tok := prepare(t, s)
 			// Somebody else does it first: to the client that is the same as an answer it did not get.
@@ -366,7 +351,7 @@ func TestCommitAgain(t *testing.T) {
 	eachGeneration(t, func(t *testing.T, b *broker) {
 		s := openTxn(t, transactionalConfig(t, writeConfig(b, KV, "out"), native.TransactionConfig{}))
 		for i := range 4 {
-			write(t, s, fmt.Sprint(i))
+			put(t, s, fmt.Sprint(i))
 			p, _ := prepare(t, s)
 			f := b.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.EndTxn}, Err: kerr.ConcurrentTransactions, Count: -1})
 			ctx, cancel := context.WithTimeout(t.Context(), 150*time.Millisecond)
@@ -390,10 +375,10 @@ func TestFenced(t *testing.T) {
 	eachGeneration(t, func(t *testing.T, b *broker) {
 		cfg := writeConfig(b, KV, "out")
 		first := openTxn(t, transactionalConfig(t, cfg, native.TransactionConfig{}))
-		write(t, first, "a")
+		put(t, first, "a")
 		checkpoint(t, first)
 		second := openTxn(t, transactionalConfig(t, cfg, native.TransactionConfig{}))
-		write(t, first, "b")
+		put(t, first, "b")
 		p, err := first.Cut(1)
 		if err == nil {
 			_, err = p.Prepare(t.Context())
@@ -406,7 +391,7 @@ func TestFenced(t *testing.T) {
 		}
 		first.Close()
 		for i := range 4 {
-			write(t, second, fmt.Sprint(i))
+			put(t, second, fmt.Sprint(i))
 			checkpoint(t, second)
 		}
 		checkVisible(t, b, "a", "0", "1", "2", "3")
@@ -418,7 +403,7 @@ func TestZombieDoesNotFence(t *testing.T) {
 	eachGeneration(t, func(t *testing.T, b *broker) {
 		cfg := writeConfig(b, KV, "out")
 		first := openTxn(t, transactionalConfig(t, cfg, native.TransactionConfig{}))
-		write(t, first, "a")
+		put(t, first, "a")
 		p, _ := prepare(t, first)
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -428,8 +413,10 @@ func TestZombieDoesNotFence(t *testing.T) {
 		if err := p.Commit(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		_, token := prepare(t, first) // nothing: the next commit makes the first slot ready again
-		_ = token
+		prepare(t, first) // nothing: its commit makes the first slot ready again
+		// kfake accepts old epochs here, brokers do not.
+		b.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.InitProducerID}, Err: kerr.ProducerFenced, Count: -1,
+			When: func(r kmsg.Request) bool { return r.(*kmsg.InitProducerIDRequest).ProducerID >= 0 }})
 		second := openTxn(t, transactionalConfig(t, cfg, native.TransactionConfig{}))
 		if err := first.pending.Commit(t.Context()); err != nil {
 			t.Fatal(err)
@@ -439,7 +426,7 @@ func TestZombieDoesNotFence(t *testing.T) {
 			t.Errorf("the zombie ends with %v", err)
 		}
 		for i := range 4 {
-			write(t, second, fmt.Sprint(i))
+			put(t, second, fmt.Sprint(i))
 			checkpoint(t, second)
 		}
 		checkVisible(t, b, "a", "0", "1", "2", "3")
@@ -450,10 +437,10 @@ func TestZombieDoesNotFence(t *testing.T) {
 func TestRefusedRecord(t *testing.T) {
 	b := newBroker(t, kfake.SeedTopics(1, "out"))
 	s := openTxn(t, transactionalConfig(t, writeConfig(b, KV, "out"), native.TransactionConfig{}))
-	write(t, s, "a")
+	put(t, s, "a")
 	checkpoint(t, s)
 	b.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "out", Err: kerr.TopicAuthorizationFailed, Count: -1})
-	write(t, s, "b")
+	put(t, s, "b")
 	p := cut(t, s)
 	_, err := p.Prepare(t.Context())
 	if !errors.Is(err, native.ErrRestart) {
@@ -487,9 +474,9 @@ func TestStageErrors(t *testing.T) {
 		_, err = s.Stage(t.Context(), blocks(t, []byte{1, 2, 3}))
 		checkError(t, err, "element 0 of block: encoded value is cut short")
 	}
-	write(t, s, strings.Repeat("v", maxBatch-500)) // more than the memory, and alone
+	put(t, s, strings.Repeat("v", maxBatch/2-500)) // twice that is more than the memory
 	checkpoint(t, s)
-	if got := visible(t, b.ListenAddrs(), "out"); len(got) != 1 || len(got[0]) != maxBatch-500 {
+	if got := visible(t, b.ListenAddrs(), "out"); len(got) != 1 || len(got[0]) != maxBatch/2-500 {
 		t.Errorf("%d records", len(got))
 	}
 	if !s.room.TryAcquire(s.limit) {
@@ -500,9 +487,10 @@ func TestStageErrors(t *testing.T) {
 // The broker ends a transaction that is open for too long: the error says which setting.
 func TestTimeouts(t *testing.T) {
 	eachGeneration(t, func(t *testing.T, b *broker) {
+		t.Parallel()
 		cfg := writeConfig(b, KV, "out", WithTransactionTimeout(time.Second))
 		s := openTxn(t, transactionalConfig(t, cfg, native.TransactionConfig{}))
-		write(t, s, "a")
+		put(t, s, "a")
 		time.Sleep(1500 * time.Millisecond)
 		_, err := cut(t, s).Prepare(t.Context())
 		if !errors.Is(err, native.ErrRestart) {
@@ -512,7 +500,7 @@ func TestTimeouts(t *testing.T) {
 		s.Close()
 
 		s = openTxn(t, transactionalConfig(t, cfg, native.TransactionConfig{}))
-		write(t, s, "b")
+		put(t, s, "b")
 		_, token := prepare(t, s)
 		kill(s)
 		time.Sleep(2 * time.Second)
@@ -541,7 +529,7 @@ func TestWitness(t *testing.T) {
 			{"gone", true, true, "the broker does not know"},
 		} {
 			s := openTxn(t, transactionalConfig(t, cfg, native.TransactionConfig{}))
-			write(t, s, tt.name)
+			put(t, s, tt.name)
 			p, token := prepare(t, s)
 			if tt.commit {
 				if err := p.Commit(t.Context()); err != nil {
