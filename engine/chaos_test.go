@@ -43,6 +43,7 @@ type conditions struct {
 	Stock          bool // plans of Beam's own executor only
 	Losses         int  // bundles that lose their worker, at most
 	Rate           int  // percent of the bundles
+	Rescales       int // while the job runs, at most
 	Seed           uint64
 	DeclaredStream bool
 }
@@ -60,6 +61,7 @@ func drawConditions(t *rapid.T) conditions {
 		Stock:          rapid.Bool().Draw(t, "stock"),
 		Losses:         rapid.SampledFrom([]int{0, 3, 30}).Draw(t, "losses"),
 		Rate:           rapid.SampledFrom([]int{5, 50}).Draw(t, "loss rate"),
+		Rescales:       rapid.SampledFrom([]int{0, 0, 5}).Draw(t, "rescales"),
 		Seed:           rapid.Uint64().Draw(t, "seed"),
 		DeclaredStream: rapid.Bool().Draw(t, "declared streaming"),
 	}
@@ -392,13 +394,36 @@ func execute(t fataler, c conditions, p *pipepb.Pipeline) []out {
 	job := r.submit(t, "job", p, func(context.Context, string, *pipepb.Environment) (engine.Workers, error) {
 		return newChaos(c), nil
 	}, c.DeclaredStream)
+	scaled := c.rescale(job)
 	st, err := end(t, job)
+	<-scaled
 	if st != jobpb.JobState_DONE || err != nil {
 		t.Fatalf("job ended %v: %v\n%s", st, err, job.Plan())
 	}
 	r.idle(t)
 	r.close(t)
 	return r.outs()
+}
+
+// rescale gives a running job other numbers of slots; the channel is closed when it is done with that.
+func (c conditions) rescale(job *engine.Job) <-chan struct{} {
+	done := make(chan struct{})
+	rng := rand.New(rand.NewPCG(c.Seed, 2))
+	go func() {
+		defer close(done)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		for range c.Rescales {
+			for job.State() == jobpb.JobState_STARTING {
+				time.Sleep(100 * time.Microsecond)
+			}
+			if err := job.Rescale(ctx, 1+rng.IntN(min(6, c.Groups))); err != nil {
+				return // it has ended
+			}
+			time.Sleep(time.Duration(rng.IntN(3000)) * time.Microsecond)
+		}
+	}()
+	return done
 }
 
 // differ describes how two multisets differ; empty if they do not.

@@ -85,6 +85,7 @@ func (c *Cluster) Submit(spec JobSpec) (*Job, error) {
 		return nil, fmt.Errorf("plan job %s: %w", spec.ID, err)
 	}
 	j := newJob(spec, p, c.log)
+	j.setSlots(c.cfg.Slots)
 	return j, c.admit(j)
 }
 
@@ -162,7 +163,9 @@ func (c *Cluster) execute(ctx context.Context, j *Job, dir string, d *durable) (
 	if err != nil {
 		return false, fmt.Errorf("open state of job %s: %w", j.ID(), err)
 	}
-	x, err := newExecution(c.cfg, j, db)
+	cfg := c.cfg
+	cfg.Slots = j.Slots()
+	x, err := newExecution(cfg, j, db)
 	if err == nil && d != nil {
 		x.durable, x.coord = d, newCoordinator(x, d)
 		err = x.restore(d.runDir())

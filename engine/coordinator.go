@@ -148,6 +148,7 @@ type cutting struct {
 	pause     time.Duration
 	tokens    []checkpoint.Participant
 	elements  int // on their way
+	slots     int
 }
 
 // checkpoint makes one. The error is fatal for the execution, unless ctx has ended.
@@ -214,7 +215,7 @@ func (c *coordinator) cut(id int64) (*cutting, error) {
 	if err != nil {
 		return nil, err
 	}
-	cut.snap = snap
+	cut.snap, cut.slots = snap, x.cfg.Slots
 	for _, b := range snap.blocks {
 		cut.elements += b.block.Len()
 	}
@@ -334,7 +335,7 @@ func (c *coordinator) save(ctx context.Context, cut *cutting, trigger checkpoint
 		return m, err
 	}
 	m, _, err := c.d.store.Save(ctx, checkpoint.Cut{
-		Dir: cut.dir, ID: cut.id, Trigger: trigger, Slots: c.x.cfg.Slots, MaxParallelism: c.x.cfg.MaxParallelism,
+		Dir: cut.dir, ID: cut.id, Trigger: trigger, Slots: cut.slots, MaxParallelism: c.x.cfg.MaxParallelism,
 		Participants: cut.tokens, Meta: meta,
 	}, nil)
 	return m, err

@@ -44,6 +44,8 @@ type execution struct {
 	failed     error
 	draining   bool
 	stopping   *stop
+	rescaling  *rescale
+	rescales   int           // so far
 	test       *testStreamOp // the job's TestStream, if it has one
 	cancel     context.CancelCauseFunc
 }
@@ -83,6 +85,7 @@ func (x *execution) run(ctx context.Context) error {
 	splitter := time.NewTicker(splitInterval)
 	defer splitter.Stop()
 	for {
+		x.applyRescale(ctx)
 		x.mu.Lock()
 		x.advance()
 		x.dispatch(ctx)
@@ -105,11 +108,7 @@ func (x *execution) run(ctx context.Context) error {
 
 // settled reports whether the run is over: finished, or failed with no more work in flight. REQUIRES: x.mu.
 func (x *execution) settled(ctx context.Context) (bool, error) {
-	active := 0
-	for _, s := range x.stages {
-		active += len(s.active)
-	}
-	if active > 0 {
+	if x.active() > 0 {
 		return false, nil
 	}
 	if x.failed != nil {
@@ -132,7 +131,7 @@ func (x *execution) stalled() (bool, error) {
 	if more, err := x.replay(); more || err != nil {
 		return err != nil, err
 	}
-	if _, ok := x.nextWake(); ok || x.reading() || x.stopping != nil || x.awaitsCheckpoint() {
+	if _, ok := x.nextWake(); ok || x.reading() || x.stopping != nil || x.rescaling != nil || x.awaitsCheckpoint() {
 		return false, nil
 	}
 	var stuck []string
@@ -200,7 +199,7 @@ func (x *execution) fail(err error) {
 
 // dispatch starts all work that may start, the stages at the end of the pipeline first so that queues drain. REQUIRES: x.mu.
 func (x *execution) dispatch(ctx context.Context) {
-	if x.failed != nil || x.stopping != nil || ctx.Err() != nil {
+	if x.failed != nil || x.stopping != nil || x.rescaling != nil || ctx.Err() != nil {
 		return
 	}
 	for i := len(x.stages) - 1; i >= 0; i-- {
@@ -315,10 +314,8 @@ func (x *execution) drain() {
 		for i := range s.delayed {
 			s.delayed[i].due = time.Time{} // nothing waits any more
 		}
-		for w := range s.active {
-			w.checkpoint = true
-		}
 	}
+	x.hastenWorks()
 	x.mu.Unlock()
 	x.kick()
 }

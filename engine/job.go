@@ -44,7 +44,8 @@ type Job struct {
 	exec      *execution // nil before and after the run
 	durable   *durable   // nil before the run, and of a job without checkpoints
 	last      Overview   // taken when the run ended
-	suspended bool       // stopped to be resumed
+	slots     int
+	suspended bool // stopped to be resumed
 	nextMsg   int
 }
 
@@ -249,6 +250,33 @@ func (j *Job) stop(ctx context.Context, location string) (CheckpointInfo, error)
 	case <-ctx.Done():
 	}
 	return info, nil
+}
+
+// Slots is the number of bundles of one stage that may run at once.
+func (j *Job) Slots() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.slots
+}
+
+func (j *Job) setSlots(n int) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.slots = n
+}
+
+// Rescale changes the number of slots of a running job: the bundles under way end, key groups move, the job goes on.
+func (j *Job) Rescale(ctx context.Context, slots int) error {
+	j.mu.Lock()
+	x := j.exec
+	j.mu.Unlock()
+	if x == nil {
+		return fmt.Errorf("rescale job %s: it is %s, only a running job can be rescaled", j.ID(), j.State())
+	}
+	if err := x.rescale(ctx, slots); err != nil {
+		return fmt.Errorf("rescale job %s: %w", j.ID(), err)
+	}
+	return nil
 }
 
 // Checkpoints tells of the job's checkpoints.

@@ -170,11 +170,7 @@ func (o *sourceOp) hold() int64 {
 	if o.s.x.draining {
 		return coder.MaxTimestamp
 	}
-	wm := coder.MaxTimestamp
-	for _, w := range o.wm {
-		wm = min(wm, w)
-	}
-	return wm
+	return o.least()
 }
 
 func (o *sourceOp) idle() bool {
@@ -245,12 +241,15 @@ func (o *sourceOp) committed(positions map[int][]byte) {
 }
 
 // save keeps the watermark that all shards have reached: after a restart their partitions may be spread differently.
-func (o *sourceOp) save() (any, error) {
+func (o *sourceOp) save() (any, error) { return o.least(), nil }
+
+// least is the watermark that all shards have reached. REQUIRES: execution.mu.
+func (o *sourceOp) least() int64 {
 	wm := coder.MaxTimestamp
 	for _, w := range o.wm {
 		wm = min(wm, w)
 	}
-	return wm, nil
+	return wm
 }
 
 func (o *sourceOp) load(data json.RawMessage) error {

@@ -103,6 +103,18 @@ func (s *stage) requeue(b rawBlock) error {
 	if s.in == nil {
 		return fmt.Errorf("%w: a stage without input has elements", errBlocks)
 	}
+	bySlot, err := s.bySlot(b.Data, b.min)
+	for slot, blocks := range bySlot {
+		for _, k := range blocks {
+			s.place(slot, k, b)
+		}
+	}
+	return err
+}
+
+// bySlot makes blocks of elements for the slots they belong to; one that is not keyed has only slot 0. ts is the event time
+// of them all: the elements' own may be later, and for a residual it is the estimated watermark that counts.
+func (s *stage) bySlot(data flow.Data, ts int64) (blocks [][]*flow.Block, err error) {
 	builders := make([]*flow.Builder, len(s.queues))
 	defer func() {
 		for _, out := range builders {
@@ -111,40 +123,36 @@ func (s *stage) requeue(b rawBlock) error {
 			}
 		}
 	}()
-	for i := range b.Len() {
-		elem, ts, slot := b.Element(i), b.min, 0
+	for i := range data.Len() {
+		elem, slot := data.Element(i), 0
 		if s.keyed {
 			h, err := s.in.Coder.ParseHeader(elem)
 			if err != nil {
-				return err
+				return nil, err
 			}
 			key, _, _, err := coder.SplitKV(s.in.Coder.Elem(), elem[h.ValueOffset:])
 			if err != nil {
-				return err
+				return nil, fmt.Errorf("read key: %w", err)
 			}
 			slot, _ = s.x.slotOf(key)
 		}
 		if builders[slot] == nil {
 			builders[slot] = s.x.cfg.Pool.NewBuilder()
 		}
-		// The block's least timestamp, not the element's: for a residual it is the estimated watermark.
 		if err := builders[slot].Append(elem, ts); err != nil {
-			return err
+			return nil, err
 		}
 	}
+	blocks = make([][]*flow.Block, len(builders))
 	for slot, out := range builders {
 		if out == nil {
 			continue
 		}
-		blocks, err := out.Finish()
-		if err != nil {
-			return err
-		}
-		for _, k := range blocks {
-			s.place(slot, k, b)
+		if blocks[slot], err = out.Finish(); err != nil {
+			return blocks, err
 		}
 	}
-	return nil
+	return blocks, nil
 }
 
 // place puts a block where b was. REQUIRES: x.mu.

@@ -64,6 +64,7 @@ func (c *Cluster) Resume(ctx context.Context, e checkpoint.JobEntry, prepare fun
 	}
 	j := newJob(spec, p, c.log)
 	j.identity, j.claimed = e.Job, store
+	j.setSlots(c.cfg.Slots)
 	return j, c.admit(j)
 }
 

@@ -35,7 +35,7 @@ func (x *execution) splitLongest(ctx context.Context) {
 			age := time.Since(w.started)
 			fraction := 0.5
 			switch {
-			case s.plan.Splittable && w.checkpoint, s.op.waits() && age >= x.cfg.MaxBundleTime:
+			case w.checkpoint, s.op.waits() && age >= x.cfg.MaxBundleTime:
 				fraction = 0
 			case !idle || age < x.cfg.MaxBundleTime<<min(w.splits, 6):
 				continue
@@ -95,6 +95,7 @@ func (w *work) narrow(sp *bundle.Split) error {
 		b.Release()
 	}
 	w.blocks = keep
+	w.checkpoint = false
 	w.queue().PushFront(rest...)
 	s.giveBack(rs)
 	s.stats.Splits++

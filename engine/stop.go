@@ -34,17 +34,13 @@ func (x *execution) stop(ctx context.Context, location string) (CheckpointInfo, 
 		x.mu.Unlock()
 		return CheckpointInfo{}, errNotDurable
 	}
-	if x.stopping != nil {
+	if x.stopping != nil || x.rescaling != nil {
 		x.mu.Unlock()
-		return CheckpointInfo{}, errors.New("the job is being stopped already")
+		return CheckpointInfo{}, errors.New("the job is being stopped or rescaled already")
 	}
 	st := &stop{since: time.Now(), location: location, done: make(chan struct{})}
 	x.stopping = st
-	for _, s := range x.stages {
-		for w := range s.active {
-			w.checkpoint = true
-		}
-	}
+	x.hastenWorks()
 	x.mu.Unlock()
 	x.kick()
 	select {
@@ -63,12 +59,8 @@ func (x *execution) quiet() *stop {
 	if st == nil || x.failed != nil {
 		return nil
 	}
-	if time.Since(st.since) < quiesceTime {
-		for _, s := range x.stages {
-			if len(s.active) > 0 {
-				return nil
-			}
-		}
+	if time.Since(st.since) < quiesceTime && x.active() > 0 {
+		return nil
 	}
 	return st
 }

@@ -250,7 +250,7 @@ func (o *userOp) dropExpired(w *work) error {
 func (o *userOp) cacheTokens(worker Worker, slot int) []*fnpb.ProcessBundleRequest_CacheToken {
 	var tokens []*fnpb.ProcessBundleRequest_CacheToken
 	if len(o.states) > 0 {
-		token := worker.ID() + "/" + strconv.Itoa(slot) + "/" + strconv.Itoa(o.generation[slot])
+		token := worker.ID() + "/" + strconv.Itoa(slot) + "/" + strconv.Itoa(o.generation[slot]) + "/" + strconv.Itoa(o.s.x.rescales)
 		tokens = append(tokens, &fnpb.ProcessBundleRequest_CacheToken{
 			Token: []byte(token),
 			Type: &fnpb.ProcessBundleRequest_CacheToken_UserState_{
