@@ -76,6 +76,7 @@ func (s *Store) tryClaim(ctx context.Context, rec Record) (again bool, err error
 		m.JobFiles = prev.JobFiles
 	}
 	if len(rec.Files) > 0 {
+		clear(s.ready) // what an earlier try has uploaded, an owner since then may have swept away
 		if m.JobFiles, err = s.uploadJob(ctx, rec.Files, m); err != nil {
 			return false, err
 		}

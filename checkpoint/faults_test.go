@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/tinyrunner/tinyrunner/checkpoint/objstore"
@@ -260,4 +262,65 @@ func kindsOf(t *testing.T, b objstore.Bucket) []Kind {
 		kinds = append(kinds, e.m.Kind)
 	}
 	return kinds
+}
+
+// What was uploaded for a checkpoint that failed is in no plan while the next Save may use it.
+func TestUploadsOfFailedSave(t *testing.T) {
+	f := objstore.NewFaulty(newMemory())
+	cfg := testConfig(f)
+	cfg.Retain, cfg.Parallel = 1, 1
+	s, err := Claim(t.Context(), cfg, Record{})
+	check(t, err)
+	save(t, s, 1, tree{"a": "1"})
+	save(t, s, 2, tree{"a": "2"})
+	files := tree{"x": "in the store", "y": "not in the store"}
+	f.Fail(2, 2, objstore.Before)
+	if _, _, err := s.Save(t.Context(), Cut{Dir: writeTree(t, files), ID: 3}, nil); !errors.Is(err, objstore.ErrInjected) {
+		t.Fatal(err)
+	}
+	f.Fail(4, 4, objstore.After) // the files are deleted, the answer is lost
+	if err := s.Retire(t.Context()); !errors.Is(err, objstore.ErrInjected) || f.Calls()[3].Op != "Delete" {
+		t.Fatal(err, f.Calls())
+	}
+	f.Fail(0, 0, objstore.Before)
+	save(t, s, 4, files)
+	check(t, s.Retire(t.Context()))
+	_, got := restoreNewest(t, claim(t, f, Record{}))
+	sameTree(t, got, files)
+}
+
+// A claim that has to try again uploads the job's files again: an owner in between may have swept them away.
+func TestClaimTriesAgain(t *testing.T) {
+	mem := newMemory()
+	rec := record(t, "p")
+	b := &interrupted{memory: mem}
+	b.before = func() {
+		b.before = nil
+		old := claim(t, mem, record(t, "of another")) // takes the number
+		save(t, old, 1, tree{"a": "1"})
+		check(t, old.Sweep(t.Context())) // the uploads of the claimer are nobody's
+		check(t, old.End(t.Context(), "finished"))
+		e := *old.claim // as if its number had been that of another end
+		e.Kind, e.JobFiles = KindEnd, nil
+		body, err := e.encode()
+		check(t, err)
+		mem.objects["pre/fix/job/log/000000000001"] = body
+	}
+	s, err := Claim(t.Context(), testConfig(b), rec)
+	check(t, err)
+	_, err = s.FetchJob(t.Context(), filepath.Join(t.TempDir(), "job"))
+	check(t, err)
+}
+
+// interrupted does something before the first entry is made.
+type interrupted struct {
+	*memory
+	before func()
+}
+
+func (b *interrupted) Create(ctx context.Context, name string, r io.ReaderAt, size int64) error {
+	if b.before != nil && strings.Contains(name, "/log/") {
+		b.before()
+	}
+	return b.memory.Create(ctx, name, r, size)
 }
