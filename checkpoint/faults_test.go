@@ -37,8 +37,9 @@ func cycle(ctx context.Context, t *testing.T, b objstore.Bucket, n int64, rec Re
 	for i := range int64(4) {
 		id := 10*n + i
 		files := tree{"MANIFEST": fmt.Sprint(id), "always.sst": "the same", fmt.Sprint(n, ".sst"): fmt.Sprint("of owner ", n)}
-		m, _, err := s.Save(ctx, Cut{Dir: writeTree(t, files), ID: id}, nil)
+		_, _, err := s.Save(ctx, Cut{Dir: writeTree(t, files), ID: id}, nil)
 		if unknown := new(UncertainError); errors.As(err, &unknown) {
+			var m *Manifest
 			if m, err = s.Settle(ctx); err == nil && m == nil {
 				err = unknown
 			}
@@ -323,4 +324,23 @@ func (b *interrupted) Create(ctx context.Context, name string, r io.ReaderAt, si
 		b.before()
 	}
 	return b.memory.Create(ctx, name, r, size)
+}
+
+// Whoever has saved, and then begins anew or goes back, keeps what he saved until he saves again.
+func TestStartOverAfterSave(t *testing.T) {
+	mem := newMemory()
+	f := objstore.NewFaulty(mem)
+	s := claim(t, f, Record{})
+	files := tree{"a": "1"}
+	save(t, s, 1, files)
+	f.Fail(2, 2, objstore.Before)
+	if _, _, err := s.Save(t.Context(), Cut{Dir: writeTree(t, tree{"a": "2"}), ID: 2}, nil); !errors.Is(err, objstore.ErrInjected) {
+		t.Fatal(err) // its number is now a void's
+	}
+	s.StartOver()
+	check(t, s.Retire(t.Context()))
+	id, got := restoreNewest(t, claim(t, f, Record{}))
+	if sameTree(t, got, files); id != 1 {
+		t.Error(id)
+	}
 }

@@ -35,7 +35,7 @@ func (s *Store) retirement() ([]int64, []string) {
 		return nil, nil
 	}
 	keep := map[int64]bool{s.claim.Seq: true, s.head: true}
-	for _, seq := range s.line {
+	for _, seq := range slices.Concat(s.kept, s.line) { // both, until the next Save after a Restore or StartOver
 		keep[seq] = true
 	}
 	return s.take(keep)

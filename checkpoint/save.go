@@ -295,7 +295,9 @@ func (s *Store) adopt(m *Manifest) {
 	s.entries[m.Seq] = entry{m: m}
 	switch m.Kind {
 	case KindCheckpoint:
-		s.last, s.saved, s.line = m, true, append([]int64{m.Seq}, m.Previous...)
+		s.last, s.saved = m, true
+		s.line = append([]int64{m.Seq}, m.Previous...)
+		s.kept = s.line
 	case KindEnd:
 		s.stopped = ErrEnded
 	}

@@ -106,6 +106,7 @@ type Store struct {
 	claim    *Manifest
 	head     int64             // number of our newest entry
 	line     []int64           // the checkpoint that the next one follows, and those to fall back to, newest first
+	kept     []int64           // our newest checkpoint and those to fall back to, newest first
 	settled  bool              // Restore or StartOver was called
 	saved    bool              // a checkpoint of ours is complete
 	last     *Manifest         // restored or published last; nil: none
@@ -174,7 +175,7 @@ func (s *Store) candidates() []candidate {
 		return s.found
 	}
 	var list []candidate
-	for _, seq := range s.line {
+	for _, seq := range s.kept {
 		if e, ok := s.entries[seq]; ok {
 			list = append(list, candidate{seq, e})
 		}

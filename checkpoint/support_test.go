@@ -258,5 +258,3 @@ func sealText(text string) []byte {
 	sum := sha256.Sum256([]byte(text))
 	return fmt.Appendf([]byte(text), "%s%x\n", integrity, sum)
 }
-
-func shaOf(content string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(content))) }
