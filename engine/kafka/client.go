@@ -128,7 +128,7 @@ func (c *Connection) explain(err error) error {
 	case errors.Is(err, kerr.UnknownTopicOrPartition), errors.Is(err, kerr.UnknownTopicID):
 		remedy = "create the topic or correct its name"
 	case errors.Is(err, kerr.OffsetOutOfRange):
-		remedy = "retention removed the records before they were read, or the topic was created anew: start the job without its saved positions"
+		remedy = "retention removed the records before they were read, or the topic was created anew: start the job without its saved positions, or say with out_of_range where to go on"
 	case errors.Is(err, kerr.MessageTooLarge):
 		remedy = "raise max.message.bytes of the topic or write smaller records"
 	case errors.Is(err, kerr.TransactionalIDAuthorizationFailed):

@@ -124,7 +124,7 @@ type ReadConfig struct {
 	Group      string     `json:"group,omitempty"`
 	Timestamps Timestamps `json:"timestamps"`
 	// Discovery is how many milliseconds pass between looks for new partitions, which are then read from their first record.
-	// 0: 60000; negative: never. A bounded read never looks.
+	// 0: 60000; negative: never, and then nobody notices that a topic is deleted. A bounded read never looks.
 	Discovery int64 `json:"discovery_interval_ms,omitempty"`
 	// OutOfRange says what to do when retention removed records before they were read. Empty: fail.
 	OutOfRange OutOfRange `json:"out_of_range,omitempty"`

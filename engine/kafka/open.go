@@ -2,7 +2,9 @@ package kafka
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -53,7 +55,7 @@ func openSource(ctx context.Context, cfg native.SourceConfig) (*source, error) {
 	if err := rc.reach(ctx, scout, cfg.Logger); err != nil {
 		return nil, rc.explain(err)
 	}
-	parts, brokers, err := (&opener{&rc, kadm.NewClient(scout)}).partitions(ctx, saved)
+	parts, brokers, err := (&opener{&rc, kadm.NewClient(scout), cfg.Logger}).partitions(ctx, saved)
 	if err != nil {
 		return nil, rc.explain(err)
 	}
@@ -64,6 +66,7 @@ func openSource(ctx context.Context, cfg native.SourceConfig) (*source, error) {
 type opener struct {
 	*ReadConfig
 	admin *kadm.Client
+	log   *slog.Logger
 }
 
 // partitions returns the partitions of all topics in order, with their offsets, and the number of brokers.
@@ -83,7 +86,7 @@ func (o *opener) partitions(ctx context.Context, saved map[topicPartition]partit
 			return nil, 0, fmt.Errorf("topic %q: %w", topic, err)
 		}
 		for _, p := range detail.Partitions.Numbers() {
-			parts = append(parts, &partition{topicPartition: topicPartition{topic, p}, active: now, highWatermark: -1})
+			parts = append(parts, &partition{topicPartition: topicPartition{topic, p}, topicID: topicID(detail), active: now, highWatermark: -1})
 		}
 	}
 	if err := o.begin(ctx, parts, saved, now); err != nil {
@@ -119,7 +122,7 @@ func (o *opener) begin(ctx context.Context, parts []*partition, saved map[topicP
 		p.next = first[i]
 		p.bounded, p.end = o.StopAtEnd, stops[i]
 		if at, ok := saved[p.topicPartition]; ok {
-			if err := p.restore(at, starts[i], ends[i]); err != nil {
+			if err := o.restore(p, at, starts[i], ends[i]); err != nil {
 				return err
 			}
 		}
@@ -180,7 +183,7 @@ func (o *opener) list(ctx context.Context, parts []*partition,
 }
 
 // restore takes over a saved position. start and end are what the broker has now.
-func (p *partition) restore(at partitionPosition, start, end int64) error {
+func (o *opener) restore(p *partition, at partitionPosition, start, end int64) error {
 	p.next = at.Next
 	if at.End != nil {
 		p.end = *at.End
@@ -188,14 +191,34 @@ func (p *partition) restore(at partitionPosition, start, end int64) error {
 	if at.Time != nil {
 		p.seen, p.latest = true, *at.Time
 	}
-	if p.done() {
+	anew := at.ID != "" && p.topicID != "" && at.ID != p.topicID
+	if p.done() && !anew || at.Next >= start && at.Next <= end && !anew {
 		return nil
 	}
-	if at.Next < start || at.Next > end {
+	if !o.OutOfRange.jumps() {
+		if anew {
+			return errAnew(p.topic)
+		}
 		return fmt.Errorf("%s: the saved position %d is not between the broker's first offset %d and its end %d: %w",
 			p.topicPartition, at.Next, start, end, kerr.OffsetOutOfRange)
 	}
+	p.next = o.OutOfRange.target(start, end)
+	o.log.Warn("kafka: RECORDS ARE SKIPPED: the saved position is gone, going on elsewhere as out_of_range says",
+		"partition", p.String(), "policy", string(o.OutOfRange), "from", at.Next, "to", p.next, "broker_has_from", start, "broker_has_to", end)
 	return nil
+}
+
+// topicID returns the id of a topic, "" if the brokers have none.
+func topicID(t kadm.TopicDetail) string {
+	if t.ID == (kadm.TopicID{}) {
+		return ""
+	}
+	return hex.EncodeToString(t.ID[:])
+}
+
+// errAnew says that the records of a topic are not those that were read.
+func errAnew(topic string) error {
+	return fmt.Errorf("topic %q was deleted and created anew: %w", topic, kerr.OffsetOutOfRange)
 }
 
 // checkKnown refuses positions of partitions that are gone: their records would be missing without a word.

@@ -12,7 +12,8 @@ import (
 // partition is what a shard knows of one of its partitions. Owned by the shard's Fetch.
 type partition struct {
 	topicPartition
-	next int64 // offset of the next record to read
+	topicID string // as in partitionPosition.ID
+	next    int64  // offset of the next record to read
 
 	bounded bool  // reading stops at end
 	end     int64 // exclusive
@@ -63,10 +64,7 @@ func (p *partition) watermark(t *Timestamps, now time.Time) int64 {
 	if t.Policy == ProcessingTime {
 		return now.UnixMilli()
 	}
-	behind := int64(0)
-	if t.Policy == CreateTime {
-		behind = t.MaxOutOfOrderness
-	}
+	behind := t.behind()
 	w := coder.MinTimestamp
 	if p.seen {
 		w = min(p.latest, now.UnixMilli()) - behind
@@ -75,6 +73,14 @@ func (p *partition) watermark(t *Timestamps, now time.Time) int64 {
 		w = max(w, p.caughtUp.UnixMilli()-behind)
 	}
 	return max(w, coder.MinTimestamp)
+}
+
+// behind is how far, in ms, the watermark stays behind what was seen.
+func (t *Timestamps) behind() int64 {
+	if t.Policy == CreateTime {
+		return t.MaxOutOfOrderness
+	}
+	return 0
 }
 
 // backlog counts the records known to wait.

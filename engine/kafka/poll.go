@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -21,7 +22,11 @@ func (s *source) poll(ctx context.Context, sh *shard) error {
 	waiting, cancel := context.WithTimeout(ctx, tick)
 	defer cancel()
 	fetches := s.client.PollFetches(waiting)
-	if err := s.pollError(fetches); err != nil {
+	err = s.pollError(ctx, fetches)
+	if err == nil {
+		err = s.discover(ctx)
+	}
+	if err != nil {
 		s.mu.Lock()
 		s.err = err
 		s.mu.Unlock()
@@ -39,8 +44,11 @@ func (s *source) poll(ctx context.Context, sh *shard) error {
 }
 
 // pollError returns the first error that is not for the client to repair.
-func (s *source) pollError(fetches kgo.Fetches) error {
-	var first error
+func (s *source) pollError(ctx context.Context, fetches kgo.Fetches) error {
+	var (
+		first error
+		gone  []topicPartition
+	)
 	fetches.EachError(func(topic string, partition int32, err error) {
 		switch {
 		case first != nil, errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
@@ -48,10 +56,15 @@ func (s *source) pollError(fetches kgo.Fetches) error {
 			first = errClosed
 		case topic == "":
 			first = err
+		case errors.Is(err, kerr.OffsetOutOfRange) && s.config.OutOfRange.jumps():
+			gone = append(gone, topicPartition{topic, partition})
 		default:
 			first = fmt.Errorf("%s: %w", topicPartition{topic, partition}, err)
 		}
 	})
+	if first == nil && len(gone) > 0 {
+		first = s.jump(ctx, gone, false)
+	}
 	return first
 }
 
@@ -59,7 +72,7 @@ func (s *source) pollError(fetches kgo.Fetches) error {
 // neither takes the memory of the others nor stops them.
 func (s *source) deliver(polling *shard, fetches kgo.Fetches) {
 	limit := s.budget.mailbox(len(s.shards))
-	var full []*shard
+	var full []map[string][]int32
 	s.mu.Lock()
 	fetches.EachPartition(func(f kgo.FetchTopicPartition) {
 		if len(f.Records) == 0 {
@@ -78,13 +91,13 @@ func (s *source) deliver(polling *shard, fetches kgo.Fetches) {
 		sh.bytes += b.bytes
 		if sh != polling && sh.bytes > limit && !sh.paused {
 			sh.paused = true
-			full = append(full, sh)
+			full = append(full, sh.names())
 		}
 		sh.wake()
 	})
 	s.mu.Unlock()
-	for _, sh := range full {
-		s.client.PauseFetchPartitions(sh.names())
+	for _, names := range full {
+		s.client.PauseFetchPartitions(names)
 	}
 }
 

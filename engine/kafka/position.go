@@ -17,6 +17,8 @@ type partitionPosition struct {
 	Partition int32  `json:"p"`
 	// Next is the offset of the next record to read.
 	Next int64 `json:"next"`
+	// ID of the topic, in hexadecimal; a topic that was made anew has another one. Empty: the broker is older than 2.8.
+	ID string `json:"id,omitempty"`
 	// End is where a bounded read stops (exclusive); nil: it does not.
 	End *int64 `json:"end,omitempty"`
 	// Time is the greatest timestamp read, in ms; nil: nothing was read. The watermark goes on from it.
@@ -34,7 +36,7 @@ func (tp topicPartition) String() string { return fmt.Sprintf("%s/%d", tp.topic,
 func encodePosition(parts []*partition) ([]byte, error) {
 	p := position{Version: configVersion, Partitions: make([]partitionPosition, len(parts))}
 	for i, part := range parts {
-		at := partitionPosition{Topic: part.topic, Partition: part.partition, Next: part.next}
+		at := partitionPosition{Topic: part.topic, Partition: part.partition, Next: part.next, ID: part.topicID}
 		if part.bounded {
 			at.End = &part.end
 		}
@@ -51,6 +53,10 @@ func encodePosition(parts []*partition) ([]byte, error) {
 }
 
 // decodePositions merges the positions of all shards, however many there were. nil: a first start.
+//
+// After the job was rescaled, a shard that is no more may have left its last position behind: of those that name a partition
+// the one that is farthest counts. (A partition goes back only when its topic is made anew, see OutOfRange; then the
+// position of the old topic is found to be out of range once more.)
 func decodePositions(shards [][]byte) (map[topicPartition]partitionPosition, error) {
 	var all map[topicPartition]partitionPosition
 	for i, b := range shards {
@@ -71,8 +77,19 @@ func decodePositions(shards [][]byte) (map[topicPartition]partitionPosition, err
 			if at.Next < 0 {
 				return nil, fmt.Errorf("decode kafka position of shard %d: offset %d of %s/%d is negative", i, at.Next, at.Topic, at.Partition)
 			}
-			all[topicPartition{at.Topic, at.Partition}] = at
+			tp := topicPartition{at.Topic, at.Partition}
+			if before, ok := all[tp]; !ok || at.farther(before) {
+				all[tp] = at
+			}
 		}
 	}
 	return all, nil
+}
+
+// farther says that a position was taken after b.
+func (a partitionPosition) farther(b partitionPosition) bool {
+	if a.Next != b.Next || a.Time == nil || b.Time == nil {
+		return a.Next > b.Next || a.Next == b.Next && a.Time != nil
+	}
+	return *a.Time > *b.Time
 }

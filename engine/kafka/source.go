@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -37,7 +38,12 @@ type source struct {
 
 	turn chan struct{} // holds one token while somebody polls
 
-	mu     sync.Mutex // protects what follows, and the mailboxes of shards
+	// Owned by whoever has the turn:
+	looked  time.Time         // when new partitions were looked for
+	missing map[string]bool   // topics that were not there then
+	ids     map[string]string // of topics
+
+	mu     sync.Mutex // protects what follows, owner, and the mailboxes of shards
 	err    error      // of the last poll; final
 	ends   map[topicPartition]int64
 	endsAt time.Time // when ends were asked for; they are as of then or later
@@ -57,6 +63,8 @@ type shard struct {
 	mail   []batch
 	bytes  int64
 	paused bool
+	fresh  []*partition       // new ones, not yet among parts
+	all    map[string][]int32 // parts and fresh
 }
 
 // batch is what one poll brought of one partition.
@@ -65,6 +73,7 @@ type batch struct {
 	records       []*kgo.Record
 	highWatermark int64
 	bytes         int64
+	jump          *jump // the partition goes on elsewhere; there are no records then
 }
 
 var (
@@ -82,16 +91,18 @@ func newSource(cfg native.SourceConfig, rc ReadConfig, base []kgo.Opt, parts []*
 		shards:    make([]*shard, cfg.Shards),
 		owner:     make(map[topicPartition]*shard, len(parts)),
 		turn:      make(chan struct{}, 1),
+		looked:    time.Now(),
+		missing:   make(map[string]bool),
+		ids:       make(map[string]string),
 	}
 	for i := range s.shards {
-		s.shards[i] = &shard{byName: map[topicPartition]*partition{}, watermark: coder.MinTimestamp, ready: make(chan struct{}, 1)}
+		s.shards[i] = &shard{byName: map[topicPartition]*partition{}, watermark: coder.MinTimestamp,
+			ready: make(chan struct{}, 1), all: map[string][]int32{}}
 	}
 	assign := make(map[string]map[int32]kgo.Offset)
 	for i, p := range parts {
-		sh := s.shards[i%len(s.shards)]
-		sh.parts = append(sh.parts, p)
-		sh.byName[p.topicPartition] = p
-		s.owner[p.topicPartition] = sh
+		s.give(s.shards[i%len(s.shards)], p)
+		s.ids[p.topic] = p.topicID
 		if p.done() {
 			continue
 		}
@@ -99,6 +110,9 @@ func newSource(cfg native.SourceConfig, rc ReadConfig, base []kgo.Opt, parts []*
 			assign[p.topic] = make(map[int32]kgo.Offset)
 		}
 		assign[p.topic][p.partition] = kgo.NoResetOffset().At(p.next)
+	}
+	for _, sh := range s.shards {
+		sh.adopt()
 	}
 	client, err := kgo.NewClient(append(base, s.fetchOptions(assign)...)...)
 	if err != nil {
@@ -109,6 +123,22 @@ func newSource(cfg native.SourceConfig, rc ReadConfig, base []kgo.Opt, parts []*
 		s.committer = startCommitter(rc.Group, s.admin, cfg.Logger, len(s.shards))
 	}
 	return s, nil
+}
+
+// give makes a shard the owner of a partition. REQUIRES: s.mu, or nobody else has s yet.
+func (s *source) give(sh *shard, p *partition) {
+	sh.fresh = append(sh.fresh, p)
+	sh.all[p.topic] = append(sh.all[p.topic], p.partition)
+	s.owner[p.topicPartition] = sh
+}
+
+// adopt takes over new partitions. REQUIRES: source.mu; called by the shard's Fetch.
+func (sh *shard) adopt() {
+	for _, p := range sh.fresh {
+		sh.parts = append(sh.parts, p)
+		sh.byName[p.topicPartition] = p
+	}
+	sh.fresh = nil
 }
 
 func (s *source) fetchOptions(assign map[string]map[int32]kgo.Offset) []kgo.Opt {
@@ -141,7 +171,7 @@ func (s *source) Fetch(ctx context.Context, shard int, out *flow.Builder, max in
 		if err != nil {
 			return native.Fetched{}, s.failed(err)
 		}
-		if n > 0 || sh.finished() || ctx.Err() != nil {
+		if n > 0 || s.finished(sh) || ctx.Err() != nil {
 			return s.fetched(sh)
 		}
 		select {
@@ -168,7 +198,7 @@ func (s *source) failed(err error) error {
 
 // fetched reports where the shard stands.
 func (s *source) fetched(sh *shard) (native.Fetched, error) {
-	f := native.Fetched{Done: sh.finished(), Watermark: s.watermark(sh)}
+	f := native.Fetched{Watermark: s.watermark(sh), Done: s.finished(sh)}
 	for _, p := range sh.parts {
 		f.Backlog += p.backlog()
 	}
@@ -177,9 +207,11 @@ func (s *source) fetched(sh *shard) (native.Fetched, error) {
 	return f, err
 }
 
-// finished says that the shard never has anything more to read. Partitions are assigned once, so a shard without any has
-// nothing to wait for.
-func (sh *shard) finished() bool {
+// finished says that the shard never has anything more to read: not while it may be given a new partition.
+func (s *source) finished(sh *shard) bool {
+	if s.config.discovery() > 0 {
+		return false
+	}
 	for _, p := range sh.parts {
 		if !p.done() {
 			return false
@@ -192,6 +224,10 @@ func (sh *shard) finished() bool {
 func (s *source) watermark(sh *shard) int64 {
 	sh.learn(s)
 	w, now := coder.MaxTimestamp, s.now()
+	if len(sh.parts) == 0 && s.config.discovery() > 0 {
+		// It waits for a partition that does not exist, and follows the clock as an idle one does.
+		w = now.UnixMilli() - s.config.Timestamps.behind()
+	}
 	for _, p := range sh.parts {
 		w = min(w, p.watermark(&s.config.Timestamps, now))
 	}
@@ -202,6 +238,7 @@ func (s *source) watermark(sh *shard) int64 {
 // learn takes over what is known of the ends of the shard's partitions.
 func (sh *shard) learn(s *source) {
 	s.mu.Lock()
+	sh.adopt()
 	ends, at := s.ends, s.endsAt
 	s.mu.Unlock()
 	for _, p := range sh.parts {
@@ -253,17 +290,19 @@ func (s *source) take(sh *shard) bool {
 		s.mu.Unlock()
 		return false
 	}
+	sh.adopt()
 	sh.current = sh.mail[0]
 	sh.mail[0] = batch{}
 	sh.mail = sh.mail[1:]
 	sh.bytes -= sh.current.bytes
 	resume := sh.paused && sh.bytes <= s.budget.mailbox(len(s.shards))/2
+	var names map[string][]int32
 	if resume {
-		sh.paused = false
+		sh.paused, names = false, sh.names()
 	}
 	s.mu.Unlock()
 	if resume {
-		s.client.ResumeFetchPartitions(sh.names())
+		s.client.ResumeFetchPartitions(names)
 	}
 	return true
 }
@@ -272,6 +311,11 @@ func (s *source) take(sh *shard) bool {
 func (s *source) encode(sh *shard, out *flow.Builder, max int64) (int, error) {
 	b := &sh.current
 	p := sh.byName[b.tp]
+	if b.jump != nil {
+		b.jump.apply(p)
+		sh.current = batch{}
+		return 1, nil // the position has moved, and is to be stored
+	}
 	p.active = s.now()
 	p.highWatermark = b.highWatermark
 	start, n := out.Size(), 0
@@ -319,10 +363,11 @@ func (s *source) element(dst []byte, r *kgo.Record, ts int64) []byte {
 	return appendRow(dst, r)
 }
 
+// names returns the shard's partitions. REQUIRES: source.mu.
 func (sh *shard) names() map[string][]int32 {
-	m := make(map[string][]int32)
-	for _, p := range sh.parts {
-		m[p.topic] = append(m[p.topic], p.partition)
+	m := make(map[string][]int32, len(sh.all))
+	for topic, ps := range sh.all {
+		m[topic] = slices.Clone(ps)
 	}
 	return m
 }

@@ -76,7 +76,7 @@ func TestFetchTakesNoMoreThanAsked(t *testing.T) {
 	b.produce(t, numbered("in", 1, 0, 200, 0)...)
 	s := open(t, sourceConfig(readConfig(b, KV, []string{"in"}, StopAtEnd()), 1))
 	var all []element
-	for !s.shards[0].finished() {
+	for !s.finished(s.shards[0]) {
 		es, f := fetch(t, s, 0, 100)
 		if n := len(es); n < 1 || n > 6 {
 			t.Fatalf("%d elements in 100 bytes", n)
@@ -247,7 +247,7 @@ func TestReadCommitted(t *testing.T) {
 
 func TestFetchEndsWithContext(t *testing.T) {
 	b := newBroker(t, kfake.SeedTopics(1, "in"))
-	s := open(t, sourceConfig(readConfig(b, KV, []string{"in"}, WithIdleTimeout(-1)), 2))
+	s := open(t, sourceConfig(readConfig(b, KV, []string{"in"}, WithIdleTimeout(-1), WithDiscovery(-1)), 2))
 	for shard := range 2 {
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
 		start := time.Now()
