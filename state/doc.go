@@ -23,7 +23,7 @@
 //
 // There is no write-ahead log: what is durable is a Cut, a hard-linked copy that Open takes. A database that is closed, or
 // whose process dies, holds whatever Pebble happened to flush. That is consistent but of no use to the engine, which goes
-// back to a Cut.
+// back to a Cut. Nothing waits for the disk, but SyncCut, which brings a Cut there.
 //
 // # Memory
 //

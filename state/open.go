@@ -133,7 +133,7 @@ func (db *DB) pebbleOptions(opts Options) *pebble.Options {
 	o := &pebble.Options{
 		Cache:                       db.cache.blocks,
 		FileCache:                   db.cache.files,
-		FS:                          opts.FS,
+		FS:                          lazySync{opts.FS},
 		DisableWAL:                  true,
 		FormatMajorVersion:          pebbleFormat,
 		MemTableSize:                uint64(opts.MemTable),

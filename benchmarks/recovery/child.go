@@ -1,0 +1,363 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"reflect"
+	"runtime/debug"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/apache/beam/sdks/v2/go/pkg/beam"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/state"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/typex"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
+
+	"github.com/tinyrunner/tinyrunner/benchmarks/internal/measure"
+	"github.com/tinyrunner/tinyrunner/checkpoint/objstore"
+	"github.com/tinyrunner/tinyrunner/engine"
+	"github.com/tinyrunner/tinyrunner/engine/coder"
+	"github.com/tinyrunner/tinyrunner/engine/flow"
+	"github.com/tinyrunner/tinyrunner/engine/native"
+	"github.com/tinyrunner/tinyrunner/engine/tiny"
+)
+
+const (
+	sourceURN = "benchmark:updates:v1"
+	sinkURN   = "benchmark:count:v1"
+)
+
+func init() { //nolint:gochecknoinits // Beam finds functions by name, in a registry that must be filled before beam.Init
+	register.DoFn3x2[state.Provider, []byte, []byte, []byte, []byte](&remember{})
+}
+
+// remember keeps the newest value of each key, and passes on the key.
+type remember struct {
+	Newest state.Value[[]byte]
+}
+
+// ProcessElement reads the old value, as a job that does something with it would.
+func (f *remember) ProcessElement(p state.Provider, key, value []byte) ([]byte, []byte) {
+	if _, _, err := f.Newest.Read(p); err != nil {
+		panic(err)
+	}
+	if err := f.Newest.Write(p, value); err != nil {
+		panic(err)
+	}
+	return key, nil
+}
+
+// updates is a source: the first keys updates are of each key once, later ones of random keys. It stops at limit until that
+// is raised.
+type updates struct {
+	keys   int64
+	value  int
+	shards int64
+	limit  *atomic.Int64
+	next   []int64 // by shard: number of its next update
+}
+
+func openUpdates(keys int64, value int, limit *atomic.Int64) native.SourceFactory {
+	return func(_ context.Context, cfg native.SourceConfig) (native.Source, error) {
+		u := &updates{keys: keys, value: value, shards: int64(cfg.Shards), limit: limit, next: make([]int64, cfg.Shards)}
+		for i := range u.next {
+			u.next[i] = int64(i)
+			if i < len(cfg.Positions) {
+				u.next[i] = int64(binary.BigEndian.Uint64(cfg.Positions[i]))
+			}
+		}
+		return u, nil
+	}
+}
+
+func (u *updates) Fetch(ctx context.Context, shard int, out *flow.Builder, limit int64) (native.Fetched, error) {
+	for u.next[shard] >= u.limit.Load() {
+		select {
+		case <-ctx.Done():
+			return u.fetched(shard), nil
+		case <-time.After(time.Millisecond):
+		}
+	}
+	now := time.Now().UnixMilli()
+	key, value := make([]byte, 16), make([]byte, u.value+7)
+	var elem []byte
+	for out.Size() < min(limit, 1<<20) && u.next[shard] < u.limit.Load() {
+		n := u.next[shard]
+		u.next[shard] += u.shards
+		which := uint64(n)
+		if n >= u.keys {
+			which = mix(uint64(n)) % uint64(u.keys)
+		}
+		binary.BigEndian.PutUint64(key, mix(which))
+		binary.BigEndian.PutUint64(key[8:], which)
+		random := uint64(n) << 20
+		for at := 0; at < u.value; at += 8 {
+			random++
+			binary.LittleEndian.PutUint64(value[at:], mix(random))
+		}
+		elem = coder.AppendHeader(elem[:0], now, 1, nil, coder.NoFiring())
+		elem = coder.AppendBytes(elem, key)
+		elem = coder.AppendBytes(elem, value[:u.value])
+		if err := out.Append(elem, now); err != nil {
+			return native.Fetched{}, err
+		}
+	}
+	return u.fetched(shard), nil
+}
+
+// mix is the finalizer of splitmix64, a bijection.
+func mix(z uint64) uint64 {
+	z += 0x9e3779b97f4a7c15
+	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
+	z = (z ^ z>>27) * 0x94d049bb133111eb
+	return z ^ z>>31
+}
+
+func (u *updates) fetched(shard int) native.Fetched {
+	return native.Fetched{
+		Position: binary.BigEndian.AppendUint64(nil, uint64(u.next[shard])), Watermark: time.Now().UnixMilli(), Backlog: -1,
+	}
+}
+
+func (u *updates) Close() error { return nil }
+
+// counter is a sink.
+type counter struct{ n *atomic.Int64 }
+
+func (c counter) Write(_ context.Context, blocks []*flow.Block) error {
+	for _, b := range blocks {
+		c.n.Add(int64(b.Len()))
+	}
+	return nil
+}
+
+func (c counter) Close() error { return nil }
+
+// child is the process under test.
+type child struct {
+	o      *options
+	limit  atomic.Int64 // updates the source may make
+	done   atomic.Int64 // that came to the sink
+	job    *engine.Job
+	report *json.Encoder
+
+	stopProfile func() error
+}
+
+func (o *options) runChild(ctx context.Context) (err error) {
+	debug.SetGCPercent(100)
+	debug.SetMemoryLimit((o.memory - 60) << 20)
+	beam.Init()
+	c := &child{o: o, report: json.NewEncoder(os.Stdout)}
+	loc, err := objstore.Parse(o.checkpoints)
+	if err != nil {
+		return err
+	}
+	bucket, err := loc.Open(ctx, objstore.S3Config{Endpoint: o.endpoint})
+	if err != nil {
+		return err
+	}
+	cluster, err := tiny.NewCluster(tiny.Options{
+		DataDir: filepath.Join(o.dir, "data"), Slots: o.slots, Name: "recovery",
+		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Engine: func(cfg *engine.Config) {
+			cfg.Sources = map[string]native.SourceFactory{sourceURN: openUpdates(o.keys, o.value, &c.limit)}
+			cfg.Sinks = map[string]native.SinkFactory{sinkURN: func(context.Context, native.SinkConfig) (native.Sink, error) { return counter{&c.done}, nil }}
+			cfg.Checkpoints = &engine.CheckpointConfig{Bucket: bucket, Location: o.checkpoints, Interval: 24 * time.Hour}
+		},
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, cluster.Close()) }()
+	if o.child == "resume" {
+		c.limit.Store(1 << 62)
+	}
+	if c.job, err = cluster.Submit(ctx, pipeline(), "recovery"); err != nil {
+		return err
+	}
+	if o.child == "resume" {
+		return c.resume(ctx)
+	}
+	if o.profile != "" {
+		stop, err := measure.Profile(o.profile)
+		if err != nil {
+			return err
+		}
+		c.stopProfile = stop
+	}
+	return c.fill(ctx)
+}
+
+func pipeline() *beam.Pipeline {
+	p, s := beam.NewPipelineWithRoot()
+	bytes := reflect.TypeFor[[]byte]()
+	kv := typex.NewKV(typex.New(bytes), typex.New(bytes))
+	in := beam.External(s, sourceURN, nil, nil, []beam.FullType{kv}, false)[0]
+	out := beam.ParDo(s, &remember{Newest: state.MakeValueState[[]byte]("newest")}, in)
+	beam.External(s, sinkURN, nil, []beam.PCollection{out}, nil, false)
+	return p
+}
+
+// say reports to the parent.
+func (c *child) say(word string, v any) error {
+	if _, err := fmt.Fprint(os.Stdout, word, " "); err != nil {
+		return err
+	}
+	return c.report.Encode(v)
+}
+
+// reach waits until so many updates have come out.
+func (c *child) reach(ctx context.Context, n int64) error {
+	for c.done.Load() < n {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-c.job.Done():
+			return fmt.Errorf("the job ended: %w", c.job.Err())
+		case <-time.After(time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// resumed is what a process says that has gone on from a checkpoint.
+type resumed struct {
+	RSSMax float64 `json:"rss_mb_max"`
+}
+
+func (c *child) resume(ctx context.Context) error {
+	if err := c.reach(ctx, 1); err != nil {
+		return err
+	}
+	if err := c.say("output", nil); err != nil {
+		return err
+	}
+	if _, err := c.job.Checkpoint(ctx, ""); err != nil {
+		return err
+	}
+	u, err := measure.Self()
+	if err != nil {
+		return err
+	}
+	if err := c.say("checkpointed", resumed{measure.MB(u.PeakRSS)}); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// filled is what the first process has measured.
+type filled struct {
+	StateBytes     int64   `json:"-"`
+	Bytes          int64   `json:"state_bytes"`
+	Uploaded1      float64 `json:"uploaded_after_1_percent"` // share of the state
+	PlainPerS      float64 `json:"updates_per_s"`
+	CheckpointPerS float64 `json:"updates_per_s_with_checkpoints"`
+	Ratio          float64 `json:"throughput_ratio"` // median of the rounds
+	PauseP50       float64 `json:"pause_ms_p50"`
+	PauseP99       float64 `json:"pause_ms_p99"`
+	Checkpoints    int     `json:"checkpoints"`
+	RSSMax         float64 `json:"rss_mb_max"` // 1 MB = 1 MiB
+}
+
+// UnmarshalJSON keeps the state's size where the parent finds it.
+func (f *filled) UnmarshalJSON(b []byte) error {
+	type plain filled
+	if err := json.Unmarshal(b, (*plain)(f)); err != nil {
+		return err
+	}
+	f.StateBytes = f.Bytes
+	return nil
+}
+
+func (c *child) fill(ctx context.Context) error {
+	var r filled
+	c.limit.Store(c.o.keys)
+	if err := c.reach(ctx, c.o.keys); err != nil {
+		return err
+	}
+	full, err := c.job.Checkpoint(ctx, "")
+	if err != nil {
+		return err
+	}
+	r.Bytes = full.Size
+	c.limit.Add(c.o.keys / 100)
+	if err := c.reach(ctx, c.limit.Load()); err != nil {
+		return err
+	}
+	little, err := c.job.Checkpoint(ctx, "")
+	if err != nil {
+		return err
+	}
+	r.Uploaded1 = float64(int64(1e4*float64(little.Uploaded)/float64(little.Size))) / 1e4
+	c.limit.Store(1 << 62)
+	var ratios []float64
+	var pauses []time.Duration
+	for range c.o.rounds {
+		plain, _, err := c.turn(ctx, false)
+		if err != nil {
+			return err
+		}
+		with, p, err := c.turn(ctx, true)
+		if err != nil {
+			return err
+		}
+		ratios = append(ratios, with/plain)
+		pauses = append(pauses, p...)
+		r.PlainPerS, r.CheckpointPerS = max(r.PlainPerS, measure.Round(plain)), max(r.CheckpointPerS, measure.Round(with))
+	}
+	slices.Sort(ratios)
+	slices.Sort(pauses)
+	r.Ratio = float64(int64(1000*ratios[len(ratios)/2])) / 1000
+	r.Checkpoints = len(pauses)
+	if n := len(pauses); n > 0 {
+		r.PauseP50, r.PauseP99 = milliseconds(pauses[n/2]), milliseconds(pauses[n*99/100])
+	}
+	u, err := measure.Self()
+	if err != nil {
+		return err
+	}
+	r.RSSMax = measure.MB(u.PeakRSS)
+	if c.stopProfile != nil {
+		if err := c.stopProfile(); err != nil {
+			return err
+		}
+	}
+	if err := c.say("filled", r); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return nil
+}
+
+func milliseconds(d time.Duration) float64 { return measure.Round(float64(d.Microseconds()) / 1000) }
+
+// turn lets the job run for a while, with or without a checkpoint each second, and returns its updates per second and how
+// long commits had to wait for each checkpoint.
+func (c *child) turn(ctx context.Context, checkpoints bool) (perSecond float64, pauses []time.Duration, err error) {
+	before, began := c.done.Load(), time.Now()
+	for time.Since(began) < c.o.phase {
+		next := time.Now().Add(time.Second)
+		if checkpoints {
+			info, err := c.job.Checkpoint(ctx, "")
+			if err != nil {
+				return 0, nil, err
+			}
+			pauses = append(pauses, info.Pause)
+		}
+		select {
+		case <-time.After(time.Until(next)):
+		case <-ctx.Done():
+			return 0, nil, ctx.Err()
+		}
+	}
+	return float64(c.done.Load()-before) / time.Since(began).Seconds(), pauses, nil
+}
