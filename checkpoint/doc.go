@@ -14,7 +14,8 @@
 //
 // Whoever wants the job Creates a claim after the newest entry. An older owner that then tries to publish meets the claim
 // and is fenced (FencedError). Old entries are deleted, so a process that slept for long could find its number free again:
-// whoever has created an entry looks whether there are newer ones, and if so he is fenced, and his entry means nothing.
+// whoever has created an entry looks whether there are newer ones, and if so he is fenced. His entry means nothing: each
+// checkpoint and each claim names the checkpoints to fall back to, and no others count.
 //
 // # Files
 //
@@ -25,15 +26,15 @@
 // # Garbage
 //
 // What is to be deleted is written first, as a plan; then its author looks whether he still owns the job; then the entries
-// are deleted, the files, and the plan. An author that fell asleep in the middle may go on deleting after he was fenced.
+// are deleted, then the files, then the plan. An author that fell asleep in the middle may go on deleting after he was fenced.
 // But a claimer has seen his plan: to it the checkpoints in the plan are gone. A plan that is written after the claim
 // is never carried out by its author. Retire plans what retention drops; Sweep, after a claim, carries out plans of older
 // owners and plans the files that no entry names.
 //
 // # Who may call what
 //
-// A Store is safe for concurrent use; Save, Restore, Retire and End run one at a time, Sweep beside them. It has no goroutines of its own
-// that outlive a call.
+// A Store is safe for concurrent use. Save, Restore, Retire, Settle and End run one at a time; Sweep only deletes while none of
+// them runs. No goroutine outlives a call.
 //
 // # Files of the package
 //

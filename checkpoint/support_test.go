@@ -23,7 +23,15 @@ import (
 	"github.com/tinyrunner/tinyrunner/checkpoint/objstore"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// ram is a file system in memory, where there is one: these tests make thousands of small directories.
+const ram = "/dev/shm"
+
+func TestMain(m *testing.M) {
+	if dir, err := os.MkdirTemp(ram, "probe"); err == nil && os.Remove(dir) == nil && os.Getenv("TMPDIR") == "" {
+		os.Setenv("TMPDIR", ram)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // memory is a Bucket in memory. created and deleted, if not nil, are told of changes while it is locked.
 type memory struct {
