@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,7 +36,9 @@ import (
 )
 
 func init() {
-	register.DoFn6x0[beam.Window, state.Provider, timers.Provider, string, int64, func(string, int64)]((*ticker)(nil))
+	// By reflection: for a DoFn of six parameters package register makes so much code that compiling it takes minutes.
+	beam.RegisterType(reflect.TypeFor[ticker]())
+	register.Emitter2[string, int64]()
 }
 
 const (
@@ -57,7 +60,8 @@ func (f *ticker) ProcessElement(w beam.Window, sp state.Provider, tp timers.Prov
 	n, _, err := f.Seen.Read(sp)
 	must(err)
 	must(f.Seen.Write(sp, n+1))
-	f.Wake.Set(tp, time.UnixMilli(int64(w.MaxTimestamp())))
+	end := int64(w.MaxTimestamp()) // which elements may still have when the watermark is there
+	f.Wake.Set(tp, time.UnixMilli(end+1), timers.WithOutputTimestamp(time.UnixMilli(end)))
 	emit(k, n+1)
 }
 
@@ -127,7 +131,7 @@ func expectTwoWays(l *eventLog) map[string][]string {
 }
 
 // checkTwoWays compares what was committed with what a run without crashes gives.
-func checkTwoWays(t fataler, b *broker, l *eventLog) {
+func checkTwoWays(t fataler, b *broker, l *eventLog, ordered bool) {
 	t.Helper()
 	for name, want := range expectTwoWays(l) {
 		if d := differ(b.values(name), want); d != "" {
@@ -143,7 +147,7 @@ func checkTwoWays(t fataler, b *broker, l *eventLog) {
 			continue
 		}
 		at := fmt.Sprintf("%s [%d", key, o.Start)
-		if n != last[at]+1 && n != -last[at] {
+		if ordered && n != last[at]+1 && n != -last[at] {
 			t.Fatalf("order is lost: %v comes after number %d", o, last[at])
 		}
 		last[at] = n
@@ -397,7 +401,7 @@ func TestCheckpointsWhileRunning(t *testing.T) {
 		t.Errorf("%d checkpoints, want more", n)
 	}
 	p.end(t)
-	checkTwoWays(t, w.broker, w.log)
+	checkTwoWays(t, w.broker, w.log, true)
 	if left := w.listing(""); len(left) != 1 {
 		t.Errorf("a finished job leaves %v, want its last entry", left)
 	}
