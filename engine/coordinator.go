@@ -96,20 +96,30 @@ func (c *coordinator) run(ctx context.Context) {
 		case <-tick.C:
 		case <-c.wake:
 		}
-		for _, r := range c.take() {
-			err := c.checkpoint(ctx, r)
-			r.err = errors.Join(r.err, err)
-			close(r.done)
-			if err != nil && ctx.Err() == nil {
+		if err := c.serve(ctx, c.take()); err != nil {
+			if ctx.Err() == nil {
 				c.x.fail(err)
-				return
 			}
+			return // what was cut can neither be completed nor be added to another checkpoint
 		}
 		c.mu.Lock()
 		c.busy = false
 		c.mu.Unlock()
 		c.x.kick()
 	}
+}
+
+// serve makes a checkpoint for each request, up to the first error, which is also the answer to those that remain.
+func (c *coordinator) serve(ctx context.Context, requests []*checkpointRequest) error {
+	var fatal error
+	for _, r := range requests {
+		if fatal == nil {
+			fatal = c.checkpoint(ctx, r)
+		}
+		r.err = errors.Join(r.err, fatal)
+		close(r.done)
+	}
+	return fatal
 }
 
 // take takes the requests. The tick makes one of its own when nobody else wants anything.

@@ -3,8 +3,10 @@ package engine
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/tinyrunner/tinyrunner/engine/coder"
@@ -144,12 +146,20 @@ func (o *sourceOp) open(ctx context.Context) error {
 	x := o.s.x
 	tx := x.db.Begin()
 	defer tx.Discard()
-	var positions [][]byte // of all shards there ever were: there may have been more slots
+	var stored [][]byte // of all shards there ever were: there may have been more slots
 	for kv, err := range tx.ScanPrefix(0, o.cell, nil) {
 		if err != nil {
 			return fmt.Errorf("read positions: %w", err)
 		}
-		positions = append(positions, bytes.Clone(kv.Value))
+		if len(kv.Value) < 8 {
+			return fmt.Errorf("read positions: one of %d bytes", len(kv.Value))
+		}
+		stored = append(stored, bytes.Clone(kv.Value))
+	}
+	slices.SortFunc(stored, bytes.Compare) // by the number of the work
+	positions := make([][]byte, len(stored))
+	for i, v := range stored {
+		positions[i] = v[8:]
 	}
 	src, err := x.cfg.Sources[o.s.plan.Spec.GetUrn()](ctx, native.SourceConfig{
 		Transform: o.s.name, Payload: o.s.plan.Spec.GetPayload(), Shards: x.cfg.Slots, Positions: positions,
@@ -209,7 +219,9 @@ func (o *sourceOp) run(ctx context.Context, w *work) error {
 	if err := w.out.emitBlocks(out); err != nil {
 		return err
 	}
-	if err := w.begin().Set(0, o.cell, shardKey(w.slot), got.Position); err != nil {
+	// The number tells which of two positions is the later one: shards that are no more leave theirs behind.
+	position := append(binary.BigEndian.AppendUint64(nil, uint64(w.seq)), got.Position...)
+	if err := w.begin().Set(0, o.cell, shardKey(w.slot), position); err != nil {
 		return err
 	}
 	w.onCommit = append(w.onCommit, func() {

@@ -54,8 +54,8 @@ type SourceConfig struct {
 	// Shards is the number of independent readers, one for each slot of the job, >= 1. The source spreads what it reads over them;
 	// a shard may have nothing to read, and is then Done or idle.
 	Shards int
-	// Positions are what Fetch last returned for each shard before the restart; nil for a first start. Their number may
-	// differ from Shards when the job was rescaled.
+	// Positions are what Fetch last returned for each shard there ever was, the oldest first; nil for a first start. When the
+	// job was rescaled some are of shards that are no more: where two say something of the same part, the later one counts.
 	Positions [][]byte
 	// Memory is the most, in bytes, that the source keeps outside the pool for all shards together (read-ahead).
 	Memory int64
