@@ -89,7 +89,7 @@ func crashRun(t *testing.T, seed uint64) {
 			_ = os.RemoveAll(w.dir) // another machine
 		}
 	}
-	checkTwoWays(t, w.broker, w.log)
+	checkTwoWays(t, w.broker, w.log, false)
 	if left := w.garbage(t); len(left) > 0 {
 		t.Errorf("garbage in the store: %v", left)
 	}
