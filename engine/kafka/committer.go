@@ -12,8 +12,9 @@ import (
 
 const commitEvery = 5 * time.Second
 
-// committer shows the job's progress to Kafka's monitoring: it commits the positions that the engine has committed to a
-// consumer group that has no members. Nothing is ever read from there again but by a first start at Committed.
+// committer shows the job's progress to Kafka's monitoring, and to a runner that the job is handed to: it commits the
+// positions that it is told of to a consumer group that has no members. With checkpoints that are those of complete ones only
+// (native.Committer). Nothing is ever read from there again but by a first start at Committed.
 type committer struct {
 	group string
 	admin *kadm.Client

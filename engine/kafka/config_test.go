@@ -38,6 +38,8 @@ func TestDecodeReadConfig(t *testing.T) {
 		{"mechanism", `"topics"`, `"sasl":{"mechanism":"GSSAPI","user":"u","password":"p"},"topics"`, `sasl.mechanism="GSSAPI" is unknown`},
 		{"no user", `"topics"`, `"sasl":{"mechanism":"PLAIN","password":"p"},"topics"`, "sasl.user is empty"},
 		{"no password", `"topics"`, `"sasl":{"mechanism":"PLAIN","user":"u"},"topics"`, "either password or password_env"},
+		{"discovery", `"topics"`, `"discovery_interval_ms":99,"topics"`, "discovery_interval_ms=99 is less than 100"},
+		{"out of range", `"topics"`, `"out_of_range":"skip","topics"`, `out_of_range="skip" is unknown: use fail, earliest or latest`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -59,6 +61,8 @@ func TestDecodeWriteConfig(t *testing.T) {
 		{"records name topics", `"topic":"t","format":"kv"`, `"format":"record"`, ""},
 		{"compression", `"linger_ms"`, `"compression":"rar","linger_ms"`, `compression="rar" is unknown`},
 		{"linger", `:5}`, `:-5}`, "linger_ms=-5 is not between"},
+		{"guarantee", `"linger_ms"`, `"guarantee":"maybe","linger_ms"`, `guarantee="maybe" is unknown: use exactly_once or at_least_once`},
+		{"transaction timeout", `"linger_ms"`, `"transaction_timeout_ms":999,"linger_ms"`, "transaction_timeout_ms=999 is not between 1000 and"},
 		{"version", `"version":1`, `"version":7`, "version 7 is not 1"},
 	}
 	for _, tt := range tests {

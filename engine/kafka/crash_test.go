@@ -134,6 +134,7 @@ type crashed struct{}
 func TestModelCrashes(t *testing.T) {
 	for _, g := range generations {
 		t.Run(g.name, func(t *testing.T) {
+			t.Parallel()
 			b := newBroker(t, append(g.opts, kfake.SeedTopics(2), kfake.DefaultNumPartitions(2))...)
 			topics, crashes := 0, 0
 			rapid.Check(t, func(rt *rapid.T) {

@@ -10,10 +10,35 @@
 // has its partitions paused. Nothing is polled while the engine does not call Fetch, so back pressure reaches the broker by
 // itself.
 //
-// The sink produces idempotently and asynchronously and answers Write when all records are acknowledged: at least once.
-// Exactly once (a transaction per checkpoint, native.Transactional) comes later.
+// The source looks for new partitions now and then and gives them to the shards that have the fewest: what is assigned does
+// not move before a restart, which spreads all of it anew. Positions carry the id of their topic, so that a topic that was
+// made anew is not read on in the middle.
+//
+// # Exactly once
+//
+// In a job with checkpoints the sink is native.Transactional: the records between two cuts are one Kafka transaction, and
+// the token in the checkpoint (transactional id, producer id, epoch) is enough to commit it from another process. Its records
+// are handed to the producer inside the engine's commit; the next transaction, which has another producer, sends nothing
+// before all of this one is acknowledged, so that records of a key keep their order.
+//
+// Three transactional ids take turns. After a crash the sink sends EndTxn for the token of the newest durable checkpoint,
+// perhaps once more, and takes over the other two ids by InitProducerID, which aborts what lingers. So no open transaction may
+// share id, producer id and epoch with the one that the newest durable checkpoint names, and brokers before KIP-890 keep
+// both from one transaction to the next. While a checkpoint is made there are three: the durable one's (committed), the
+// prepared one, the open one. For the same reason the id that a restart has committed by its token is not used before the
+// next checkpoint is durable.
+//
+// When a coordinator refuses EndTxn because it has forgotten the transaction, one of its records tells what became of it: the
+// token says where it is, and readers of committed records either get it or not.
+//
+// The transaction lives for transaction_timeout_ms at most: that bounds checkpoints and their interval, and how long the
+// runner may be down.
+//
+// Without checkpoints, or with guarantee=at_least_once, the sink produces idempotently and asynchronously and answers Write
+// when all records are acknowledged.
 //
 // File map: beam.go the transforms; config.go their payloads; record.go the Record type and its encoding; client.go and
-// logger.go what source and sink share; open.go how a source finds where to begin; source.go, poll.go, budget.go reading;
-// partition.go timestamps and watermarks; position.go; committer.go progress shown to Kafka; sink.go and flight.go writing.
+// logger.go what source and sink share; open.go how a source finds where to begin; source.go, poll.go, discover.go, budget.go
+// reading; partition.go timestamps and watermarks; position.go; committer.go progress shown to Kafka; writer.go from elements
+// to records; sink.go and flight.go at least once; transaction.go, slot.go, interval.go, token.go, endtxn.go exactly once.
 package kafka

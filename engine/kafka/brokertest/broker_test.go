@@ -12,6 +12,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // A broker keeps its address and its data, stopped or killed.
 func TestBroker(t *testing.T) {
+	if !wanted() {
+		t.Skip("real brokers take minutes: TINYRUNNER_REAL_KAFKA=1 runs them")
+	}
 	for _, v := range Versions() {
 		t.Run(v, func(t *testing.T) {
 			b := Start(t, v)
