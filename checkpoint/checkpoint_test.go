@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -261,12 +262,12 @@ func TestOnlyCorrupt(t *testing.T) {
 // reads counts the Opens of files.
 type reads struct {
 	*memory
-	n *int
+	n *atomic.Int64
 }
 
 func (b reads) Open(ctx context.Context, name string, off, n int64) (io.ReadCloser, error) {
 	if strings.Contains(name, "/files/") {
-		*b.n++
+		b.n.Add(1)
 	}
 	return b.memory.Open(ctx, name, off, n)
 }
@@ -295,7 +296,7 @@ func TestRestoreFromLocal(t *testing.T) {
 		}, 0},
 		{"all gone", func(d string) error { return os.RemoveAll(d) }, 3},
 	} {
-		n := 0
+		var n atomic.Int64
 		b := reads{newMemory(), &n}
 		s := claim(t, b, Record{})
 		dir := writeTree(t, files)
@@ -311,8 +312,8 @@ func TestRestoreFromLocal(t *testing.T) {
 			}
 		}))
 		sameTree(t, readTree(t, to), files)
-		if n != c.downloads || last != 7 {
-			t.Errorf("%s: %d downloads, not %d; %d bytes done", c.name, n, c.downloads, last)
+		if int(n.Load()) != c.downloads || last != 7 {
+			t.Errorf("%s: %d downloads, not %d; %d bytes done", c.name, n.Load(), c.downloads, last)
 		}
 		if c.name == "intact" {
 			a, _ := os.Stat(filepath.Join(dir, "1.sst"))
