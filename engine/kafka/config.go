@@ -75,13 +75,17 @@ const (
 	Earliest  StartAt = "earliest"  // the oldest record that the broker has; the default
 	Latest    StartAt = "latest"    // records that come after the start
 	Timestamp StartAt = "timestamp" // the first record not older than Start.Timestamp
-	Committed StartAt = "committed" // what Group has committed; partitions without: earliest
+	Committed StartAt = "committed" // what a consumer group has committed; partitions without: Start.Else
 )
 
 // Start is the position of a first start.
 type Start struct {
 	At        StartAt `json:"at"`
 	Timestamp int64   `json:"timestamp_ms,omitempty"` // milliseconds since the epoch
+	// Group is whose offsets Committed takes, if it is not ReadConfig.Group: nothing is committed to it.
+	Group string `json:"group,omitempty"`
+	// Else is where, with Committed, a partition begins for which the group has no offset: Earliest (the default) or Latest.
+	Else StartAt `json:"else,omitempty"`
 }
 
 // Policy says which timestamp elements get, and how the watermark follows.
@@ -115,7 +119,9 @@ type ReadConfig struct {
 	Connection
 	Topics []string `json:"topics"`
 	Format Format   `json:"format"`
-	Start  Start    `json:"start"`
+	Elements
+	Start Start `json:"start"`
+	Limits
 	// StopAtEnd reads up to where the partitions end when the job first starts, and makes the output bounded.
 	StopAtEnd bool `json:"stop_at_end,omitempty"`
 	// ReadCommitted leaves out records of open and aborted transactions.
@@ -173,6 +179,7 @@ type WriteConfig struct {
 	// Topic to write to; may be empty for Records, which then name it themselves.
 	Topic  string `json:"topic,omitempty"`
 	Format Format `json:"format"`
+	Elements
 	// Compression is none, gzip, snappy, lz4 or zstd. Default snappy.
 	Compression string `json:"compression,omitempty"`
 	// Linger is how many milliseconds a batch waits for more records. Default 5.
@@ -292,7 +299,7 @@ func (c *ReadConfig) Validate() error {
 		}
 		seen[t] = true
 	}
-	if err := c.Format.validate(); err != nil {
+	if err := errors.Join(c.Format.validate(), c.Elements.validate(c.Format, false)); err != nil {
 		return err
 	}
 	if err := c.validateStart(); err != nil {
@@ -305,6 +312,9 @@ func (c *ReadConfig) Validate() error {
 	case "", FailOutOfRange, EarliestOutOfRange, LatestOutOfRange:
 	default:
 		return fmt.Errorf("out_of_range=%q is unknown: use fail, earliest or latest", c.OutOfRange)
+	}
+	if err := c.Limits.validate(); err != nil {
+		return err
 	}
 	return c.Timestamps.validate()
 }
@@ -321,13 +331,24 @@ func (c *ReadConfig) validateStart() error {
 			return fmt.Errorf("start.timestamp_ms=%d is not a time: give milliseconds since the epoch", c.Start.Timestamp)
 		}
 	case Committed:
-		if c.Group == "" {
+		if c.startGroup() == "" {
 			return errors.New("start.at=committed needs group: name the consumer group whose offsets to begin from")
+		}
+		if e := c.Start.Else; e != "" && e != Earliest && e != Latest {
+			return fmt.Errorf("start.else=%q is unknown: use earliest or latest", e)
 		}
 	default:
 		return fmt.Errorf("start.at=%q is unknown: use earliest, latest, timestamp or committed", c.Start.At)
 	}
 	return nil
+}
+
+// startGroup is the consumer group whose offsets Committed takes.
+func (c *ReadConfig) startGroup() string {
+	if c.Start.Group != "" {
+		return c.Start.Group
+	}
+	return c.Group
 }
 
 func (t *Timestamps) validate() error {
@@ -351,10 +372,10 @@ func (c *WriteConfig) Validate() error {
 	if err := c.Connection.validate(); err != nil {
 		return err
 	}
-	if err := c.Format.validate(); err != nil {
+	if err := errors.Join(c.Format.validate(), c.Elements.validate(c.Format, true)); err != nil {
 		return err
 	}
-	if c.Topic != "" || c.Format == KV {
+	if c.Topic != "" || c.Format == KV || c.Format == Pairs {
 		if err := checkTopic(c.Topic); err != nil {
 			return fmt.Errorf("topic: %w", err)
 		}
@@ -377,10 +398,11 @@ func (c *WriteConfig) Validate() error {
 }
 
 func (f Format) validate() error {
-	if f != KV && f != Records {
-		return fmt.Errorf("format=%q is unknown: use kv or record", f)
+	switch f {
+	case KV, Records, Pairs, Rows:
+		return nil
 	}
-	return nil
+	return fmt.Errorf("format=%q is unknown: use kv or record, or pairs or rows of package expand", f)
 }
 
 func (c *Connection) validate() error {

@@ -24,18 +24,26 @@ var (
 // OpenSource opens the source of a ReadURN transform. It asks the brokers for everything that can be known before
 // reading (topics, partitions, offsets), so that what is wrong is told here.
 func OpenSource(ctx context.Context, cfg native.SourceConfig) (native.Source, error) {
-	s, err := openSource(ctx, cfg)
+	rc, err := DecodeReadConfig(cfg.Payload)
+	if err != nil {
+		return nil, fmt.Errorf("open kafka source %s: %w", cfg.Transform, err)
+	}
+	open := func(ctx context.Context, cfg native.SourceConfig) (native.Source, error) {
+		return openSource(ctx, cfg, rc)
+	}
+	var s native.Source
+	if rc.Limits.set() {
+		s, err = openLimited(ctx, cfg, rc.Limits, open)
+	} else {
+		s, err = open(ctx, cfg)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open kafka source %s: %w", cfg.Transform, err)
 	}
 	return s, nil
 }
 
-func openSource(ctx context.Context, cfg native.SourceConfig) (*source, error) {
-	rc, err := DecodeReadConfig(cfg.Payload)
-	if err != nil {
-		return nil, err
-	}
+func openSource(ctx context.Context, cfg native.SourceConfig, rc ReadConfig) (*source, error) {
 	if cfg.Shards < 1 {
 		return nil, fmt.Errorf("%d shards", cfg.Shards)
 	}
@@ -144,11 +152,15 @@ func (o *opener) first(ctx context.Context, parts []*partition, starts, ends []i
 			return o.admin.ListOffsetsAfterMilli(ctx, o.Start.Timestamp, topics...)
 		})
 	case Committed:
-		committed, err := o.admin.FetchOffsetsForTopics(ctx, o.Group, o.Topics...)
+		group := o.startGroup()
+		committed, err := o.admin.FetchOffsetsForTopics(ctx, group, o.Topics...)
 		if err != nil {
-			return nil, fmt.Errorf("fetch offsets of group %q: %w", o.Group, err)
+			return nil, fmt.Errorf("fetch offsets of group %q: %w", group, err)
 		}
 		first := slices.Clone(starts)
+		if o.Start.Else == Latest {
+			first = slices.Clone(ends)
+		}
 		for i, p := range parts {
 			if at, ok := committed.Lookup(p.topic, p.partition); ok && at.At >= 0 {
 				// Offsets of a group may be older than the log: there is nothing to go back to.

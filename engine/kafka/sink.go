@@ -38,7 +38,7 @@ func openSink(ctx context.Context, cfg native.SinkConfig) (native.Sink, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkElements(cfg.Coder, wc.Format); err != nil {
+	if err := wc.checkInput(cfg.Coder); err != nil {
 		return nil, err
 	}
 	base, err := wc.options(cfg.Logger)

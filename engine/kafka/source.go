@@ -336,7 +336,11 @@ func (s *source) encode(sh *shard, out *flow.Builder, max int64) (int, error) {
 			if err != nil {
 				return n, err
 			}
-			if err := out.Append(s.element(out.AvailableBuffer(), r, ts), ts); err != nil {
+			elem, err := s.element(out.AvailableBuffer(), r, ts)
+			if err == nil {
+				err = out.Append(elem, ts)
+			}
+			if err != nil {
 				return n, fmt.Errorf("store record %d of %s: %w", r.Offset, p.topicPartition, err)
 			}
 		}
@@ -353,14 +357,18 @@ func (s *source) encode(sh *shard, out *flow.Builder, max int64) (int, error) {
 }
 
 // element appends a record as a windowed value in the global window.
-func (s *source) element(dst []byte, r *kgo.Record, ts int64) []byte {
+func (s *source) element(dst []byte, r *kgo.Record, ts int64) ([]byte, error) {
 	dst = coder.AppendHeader(dst, ts, 1, nil, coder.NoFiring())
-	if s.config.Format == KV {
+	switch s.config.Format {
+	case KV:
 		dst = coder.AppendBytes(dst, r.Key)
-		return coder.AppendBytes(dst, r.Value)
+		return coder.AppendBytes(dst, r.Value), nil
+	case Records:
+		dst = coder.AppendVarint(dst, int64(rowSize(r)))
+		return appendRow(dst, r), nil
+	default:
+		return s.config.Elements.append(dst, s.config.Format, r)
 	}
-	dst = coder.AppendVarint(dst, int64(rowSize(r)))
-	return appendRow(dst, r)
 }
 
 // names returns the shard's partitions. REQUIRES: source.mu.

@@ -189,10 +189,13 @@ func (w *writer) record(c *chunk, elem []byte) error {
 		r.Timestamp = time.UnixMilli(h.Timestamp)
 	}
 	body := elem[h.ValueOffset:]
-	if w.config.Format == KV {
+	switch w.config.Format {
+	case KV:
 		err = w.pair(c, &r, body)
-	} else {
+	case Records:
 		err = w.full(c, &r, body)
+	default:
+		err = w.typed(c, &r, body)
 	}
 	if err != nil {
 		return err
