@@ -43,7 +43,7 @@ type conditions struct {
 	Stock          bool // plans of Beam's own executor only
 	Losses         int  // bundles that lose their worker, at most
 	Rate           int  // percent of the bundles
-	Rescales       int // while the job runs, at most
+	Rescales       int  // while the job runs, at most
 	Seed           uint64
 	DeclaredStream bool
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -21,16 +22,17 @@ import (
 func init() {
 	register.DoFn2x0[[]byte, func(beam.EventTime, string, int64)]((*origin)(nil))
 	register.DoFn2x0[string, func(string, int64)]((*parse)(nil))
-	register.DoFn3x0[string, int64, func(string, int64)]((*mapper)(nil))
-	register.DoFn3x0[string, func(*int64) bool, func(string, int64)]((*ungroup)(nil))
-	register.DoFn4x0[string, int64, func(*string, *int64) bool, func(string, int64)]((*addAll)(nil))
-	register.DoFn4x0[string, int64, func(string) func(*int64) bool, func(string, int64)]((*addSame)(nil))
-	register.DoFn6x0[beam.Window, state.Provider, timers.Provider, string, int64, func(string, int64)]((*hoard)(nil))
-	register.DoFn4x0[*sdf.LockRTracker, string, int64, func(string, int64)]((*spread)(nil))
+	beam.RegisterType(reflect.TypeFor[mapper]())
+	beam.RegisterType(reflect.TypeFor[ungroup]())
+	beam.RegisterType(reflect.TypeFor[addAll]())
+	beam.RegisterType(reflect.TypeFor[addSame]())
+	// By reflection: for three parameters and more package register makes so much code that compiling it takes minutes.
+	beam.RegisterType(reflect.TypeFor[hoard]())
+	beam.RegisterType(reflect.TypeFor[spread]())
 	register.DoFn2x1[string, int64, string]((*tally)(nil))
-	register.DoFn4x0[context.Context, string, int64, func(string, int64)]((*blocker)(nil))
+	beam.RegisterType(reflect.TypeFor[blocker]())
 	register.DoFn2x1[string, int64, error]((*failing)(nil))
-	register.DoFn4x1[*sdf.LockRTracker, string, int64, func(string, int64), sdf.ProcessContinuation]((*endless)(nil))
+	beam.RegisterType(reflect.TypeFor[endless]())
 	register.Function2x1(show)
 	register.Function2x1(showGroup)
 	register.Emitter2[string, int64]()

@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"fmt"
+	"reflect"
 	"sync"
 	"testing"
 	"time"
@@ -10,14 +11,13 @@ import (
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/graph/window"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/graph/window/trigger"
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
-	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/testing/teststream"
 
 	"github.com/tinyrunner/tinyrunner/engine/coder"
 )
 
 func init() {
-	register.DoFn3x0[string, int64, func(string, int64)]((*gated)(nil))
+	beam.RegisterType(reflect.TypeFor[gated]())
 }
 
 // gated lets elements through, but calls its gate for each: DoFns and their test have only memory in common.
