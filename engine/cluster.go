@@ -198,6 +198,7 @@ func (c *Cluster) runDurable(ctx context.Context, j *Job) (drained bool, err err
 		if time.Since(began) > time.Minute {
 			try = 0
 		}
+		j.failed(err)
 		j.warn(fmt.Sprintf("going back to the last complete checkpoint: %v", err))
 		if !pause(ctx, backoff(try)) {
 			break

@@ -204,18 +204,19 @@ func (x *execution) dispatch(ctx context.Context) {
 	}
 	for i := len(x.stages) - 1; i >= 0; i-- {
 		s := x.stages[i]
+		full := false
 		for slot := range s.busy {
 			if s.busy[slot] || x.inflight >= x.maxInflight() && !s.op.waits() {
 				continue
 			}
-			if !x.admitted(s) {
-				s.throttled++
+			if full = !x.admitted(s); full {
 				break
 			}
 			if w := s.op.next(slot); w != nil {
 				x.start(ctx, w)
 			}
 		}
+		s.throttle(full)
 	}
 }
 

@@ -46,6 +46,8 @@ type Job struct {
 	last      Overview   // taken when the run ended
 	slots     int
 	suspended bool // stopped to be resumed
+	starts    int  // executions that began to run
+	failures  []Failure
 	nextMsg   int
 }
 
@@ -348,6 +350,7 @@ func (j *Job) start(x *execution) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.exec = x
+	j.starts++
 	j.setStateLocked(jobpb.JobState_RUNNING)
 }
 
@@ -374,6 +377,7 @@ func (j *Job) finish(err error, drained bool) {
 		j.mu.Lock()
 		j.err = err
 		j.mu.Unlock()
+		j.failed(err)
 		j.log.Error("job failed", "error", err)
 		j.message(jobpb.JobMessage_JOB_MESSAGE_ERROR, err.Error())
 		j.setState(jobpb.JobState_FAILED)

@@ -25,6 +25,10 @@ type StageOverview struct {
 	Bundles, FailedBundles, Splits  int64
 	DroppedLate                     int64
 	Busy                            time.Duration // sum over bundles
+	// Inputs are the stages whose output this one reads, by name; Keyed says that elements go where their key belongs.
+	Inputs []string
+	Keyed  bool
+	Slots  []SlotOverview
 	// Backlog is what a source knows to be waiting outside; -1: unknown or no source.
 	Backlog int64
 }
@@ -39,7 +43,12 @@ func (x *execution) overview() Overview {
 			QueuedElements: s.queued(), QueuedBytes: s.queuedBytes(), RunningBundles: len(s.active),
 			ElementsIn: s.stats.ElementsIn, ElementsOut: s.stats.ElementsOut, BytesIn: s.stats.BytesIn, BytesOut: s.stats.BytesOut,
 			Bundles: s.stats.Bundles, FailedBundles: s.stats.Failures, Splits: s.stats.Splits, DroppedLate: s.stats.Dropped,
-			Busy: s.stats.Busy, Backlog: -1,
+			Busy: s.stats.Busy, Backlog: -1, Keyed: s.keyed, Slots: s.slotOverviews(),
+		}
+		if s.in != nil {
+			for _, p := range s.in.producers {
+				so.Inputs = append(so.Inputs, p.name)
+			}
 		}
 		if s.plan != nil {
 			so.Kind = s.plan.Kind.String()

@@ -86,7 +86,7 @@ type stage struct {
 	inputWM   int64
 	outputWM  int64
 	stats     stats
-	throttled int64
+	usage     usage
 }
 
 // stats count what a stage has committed.

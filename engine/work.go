@@ -24,8 +24,9 @@ type work struct {
 	// truncated: the input's restrictions have been truncated; what comes back goes to the stage's truncated queue.
 	truncated bool
 	started   time.Time
-	upTo      int64 // the input watermark at the start, or the processing time for processing time timers
-	outputWM  int64 // the stage's output watermark at the start
+	throttled time.Duration // of the stage, at the start
+	upTo      int64         // the input watermark at the start, or the processing time for processing time timers
+	outputWM  int64         // the stage's output watermark at the start
 
 	tx  *state.Tx // begun when first needed
 	out *outputs
@@ -94,6 +95,7 @@ func (x *execution) start(ctx context.Context, w *work) {
 	s.busy[w.slot] = true
 	s.active[w] = true
 	w.started = time.Now()
+	w.throttled = s.usage.throttledTime(w.started)
 	if !s.op.waits() {
 		x.inflight++
 	}
@@ -190,6 +192,7 @@ func (x *execution) finalize(w *work) {
 
 // account updates the stage's statistics. REQUIRES: x.mu.
 func (w *work) account(emitted []*emission) {
+	w.stage.used(w, emitted, true)
 	st := &w.stage.stats
 	st.Bundles++
 	st.Busy += time.Since(w.started)
@@ -236,6 +239,7 @@ func (x *execution) abandon(ctx context.Context, w *work, err error) {
 	lost := errors.Is(err, bundle.ErrWorkerLost)
 	x.mu.Lock()
 	s := w.stage
+	s.used(w, nil, false)
 	blocks := w.blocks
 	w.blocks = nil
 	w.queue().PushFront(blocks...)
