@@ -13,6 +13,7 @@ import (
 	"github.com/tinyrunner/tinyrunner/engine/fnapi"
 	"github.com/tinyrunner/tinyrunner/engine/jobapi"
 	"github.com/tinyrunner/tinyrunner/engine/kafka"
+	"github.com/tinyrunner/tinyrunner/engine/kafka/expand"
 	"github.com/tinyrunner/tinyrunner/engine/native"
 	"github.com/tinyrunner/tinyrunner/engine/plan"
 )
@@ -24,6 +25,15 @@ func sources() map[string]native.SourceFactory {
 
 func sinks() map[string]native.SinkFactory {
 	return map[string]native.SinkFactory{kafka.WriteURN: kafka.OpenSink}
+}
+
+// expanders are the transforms of other SDKs that the runner has itself.
+func expanders(log *slog.Logger) map[string]jobapi.Expander {
+	out := make(map[string]jobapi.Expander)
+	for urn, e := range expand.Expanders(log) {
+		out[urn] = e
+	}
+	return out
 }
 
 // nativeKind tells the planner of them.

@@ -264,7 +264,7 @@ func (s *server) makeServices() (err error) {
 	s.onClose(s.jobs.Close)
 	s.jobServer = grpc.NewServer(jobapi.ServerOptions(s.log)...)
 	s.jobs.Register(s.jobServer)
-	jobapi.NewExpansionService(nil).Register(s.jobServer)
+	jobapi.NewExpansionService(expanders(s.log)).Register(s.jobServer)
 	s.workerServer = grpc.NewServer(fnapi.ServerOptions()...)
 	s.workers.Register(s.workerServer)
 	return nil
