@@ -299,9 +299,6 @@ var errIdle = errors.New("idle")
 
 // run serves until ctx ends or the server was idle for too long, then cancels the jobs and releases everything.
 func (s *server) run(ctx context.Context) error {
-	s.log.Info("tinyrunner is ready", "job_endpoint", s.address(s.jobListener), "worker_endpoint", s.address(s.workerListener),
-		"http_port", portOf(s.webListener), "data_dir", s.dir, "slots", s.cluster.Slots(), "memory", s.settings.memory.String(),
-		"checkpoints", cmp.Or(s.settings.checkpoints, "none: jobs end with this process"))
 	g, ctx := errgroup.WithContext(ctx)
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -309,6 +306,9 @@ func (s *server) run(ctx context.Context) error {
 	if s.resumes {
 		s.resume(ctx)
 	}
+	s.log.Info("tinyrunner is ready", "job_endpoint", s.address(s.jobListener), "worker_endpoint", s.address(s.workerListener),
+		"http_port", portOf(s.webListener), "data_dir", s.dir, "slots", s.cluster.Slots(), "memory", s.settings.memory.String(),
+		"checkpoints", cmp.Or(s.settings.checkpoints, "none: jobs end with this process"))
 	g.Go(func() error { return serveGRPC(s.jobServer, s.jobListener) })
 	g.Go(func() error { return serveGRPC(s.workerServer, s.workerListener) })
 	if s.webServer != nil {
