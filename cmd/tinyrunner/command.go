@@ -320,12 +320,14 @@ pipeline parses them, keeps the 1 % that failed, counts those by page in windows
 another topic. Figures are shown every second. At the end the pipeline is drained, and the counts must add up.`,
 		Example: `  tinyrunner demo
   tinyrunner demo --duration 20s --json | tail -n 1
+  tinyrunner demo --checkpoint_interval 1s
   tinyrunner demo --http_port 8081 & curl localhost:8081/overview`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := s.complete(cmd.Flags(), os.LookupEnv); err != nil {
 				return err
 			}
+			s.localCheckpoints = true
 			return withServer(cmd.Context(), &s, stderr, func(ctx context.Context, srv *server) error {
 				fmt.Fprintf(stdout, "Kafka -> parse -> filter 1 %% -> count by page in 10 s windows -> Kafka; Ctrl-C ends it\n")
 				if srv.webListener != nil {

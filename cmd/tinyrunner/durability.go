@@ -19,6 +19,9 @@ import (
 
 // openCheckpoints opens the place of the checkpoints; nil without --checkpoints.
 func (s *server) openCheckpoints() (*engine.CheckpointConfig, error) {
+	if s.settings.checkpoints == "" && s.settings.localCheckpoints {
+		s.settings.checkpoints = "file://" + filepath.Join(s.dir, "checkpoints")
+	}
 	if s.settings.checkpoints == "" {
 		return nil, nil
 	}

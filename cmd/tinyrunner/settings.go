@@ -24,6 +24,7 @@ type settings struct {
 	stopGrace                    time.Duration
 
 	checkpoints        string
+	localCheckpoints   bool // not a flag: without --checkpoints they go to the data directory
 	checkpointInterval time.Duration
 	checkpointRetain   int
 	unfenced           bool

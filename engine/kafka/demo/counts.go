@@ -24,7 +24,7 @@ type counts struct {
 }
 
 func newCounts(brokers string) (*counts, error) {
-	client, err := kgo.NewClient(kgo.SeedBrokers(brokers), kgo.ConsumeTopics(outputTopic), kgo.DisableClientMetrics(), kgo.FetchMaxWait(200*time.Millisecond))
+	client, err := kgo.NewClient(kgo.SeedBrokers(brokers), kgo.ConsumeTopics(outputTopic), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.DisableClientMetrics(), kgo.FetchMaxWait(200*time.Millisecond))
 	if err != nil {
 		return nil, fmt.Errorf("read counts: %w", err)
 	}

@@ -243,7 +243,7 @@ func (d *demo) read() int64 {
 
 // sample looks at the job.
 func (d *demo) sample() sample {
-	s := sample{at: time.Now(), rss: rss()}
+	s := sample{at: time.Now(), rss: rss(), checkpoints: d.job.Checkpoints().Counts.Completed}
 	for _, st := range d.job.Overview().Stages {
 		s.queued += st.QueuedBytes
 		switch st.Kind {

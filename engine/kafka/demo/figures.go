@@ -19,7 +19,7 @@ type Summary struct {
 	RecordsPerS   float64 `json:"records_per_s"`
 	RSSMax        float64 `json:"rss_mb_max"`       // of the whole process, broker and generator included; 1 MB = 1 MiB
 	WatermarkLag  int64   `json:"watermark_lag_ms"` // median, at the sink
-	Checkpoints   int     `json:"checkpoints"`
+	Checkpoints   int64   `json:"checkpoints"`      // complete
 	elapsed       time.Duration
 	expected, got int64 // failures sent and counted
 }
@@ -31,6 +31,7 @@ type sample struct {
 	queued         int64 // bytes between stages
 	lag            time.Duration
 	rss            int64
+	checkpoints    int64 // complete
 }
 
 // figures turns samples into lines and a summary.
@@ -56,9 +57,9 @@ func (f *figures) show(s sample) {
 	}
 	f.lags = append(f.lags, s.lag)
 	seconds := s.at.Sub(prev.at).Seconds()
-	line := fmt.Sprintf("%5.0fs  %9.0f records/s  %6.1f MB/s  RSS %4d MB  watermark lag %-8v queued %5.1f MB",
+	line := fmt.Sprintf("%5.0fs  %9.0f records/s  %6.1f MB/s  RSS %4d MB  watermark lag %-8v queued %5.1f MB  checkpoints %d",
 		s.at.Sub(f.first.at).Seconds(), float64(s.records-prev.records)/seconds, float64(s.bytes-prev.bytes)/1e6/seconds,
-		s.rss>>20, s.lag.Round(10*time.Millisecond), float64(s.queued)/1e6)
+		s.rss>>20, s.lag.Round(10*time.Millisecond), float64(s.queued)/1e6, s.checkpoints)
 	if !f.terminal {
 		fmt.Fprintln(f.out, line)
 		return
@@ -85,7 +86,7 @@ func (f *figures) table() []string {
 }
 
 func (f *figures) summary() Summary {
-	s := Summary{Records: f.last.records, elapsed: f.last.at.Sub(f.first.at)}
+	s := Summary{Records: f.last.records, Checkpoints: f.last.checkpoints, elapsed: f.last.at.Sub(f.first.at)}
 	if sec := s.elapsed.Seconds(); sec > 0 {
 		s.RecordsPerS = round(float64(f.last.records-f.first.records) / sec)
 		s.MBPerS = round(float64(f.last.bytes-f.first.bytes) / 1e6 / sec)
@@ -105,9 +106,9 @@ func (s Summary) print(out io.Writer, asJSON bool) error {
 	if asJSON {
 		return json.NewEncoder(out).Encode(s)
 	}
-	_, err := fmt.Fprintf(out, "%d records in %.0f s: %.0f records/s, %.1f MB/s; peak RSS %.0f MB; watermark lag %d ms\n"+
+	_, err := fmt.Fprintf(out, "%d records in %.0f s: %.0f records/s, %.1f MB/s; peak RSS %.0f MB; watermark lag %d ms; %d checkpoints\n"+
 		"%d failed requests were sent, %d were counted\n",
-		s.Records, s.elapsed.Seconds(), s.RecordsPerS, s.MBPerS, s.RSSMax, s.WatermarkLag, s.expected, s.got)
+		s.Records, s.elapsed.Seconds(), s.RecordsPerS, s.MBPerS, s.RSSMax, s.WatermarkLag, s.Checkpoints, s.expected, s.got)
 	return err
 }
 
