@@ -44,7 +44,7 @@ func Start(t testing.TB, version string, settings ...string) *Broker {
 	if testing.Short() {
 		t.Skip("no real broker in short mode")
 	}
-	b, err := start(t.Context(), version, t.TempDir(), settings)
+	b, err := start(t.Context(), version, t.TempDir(), settings, wanted())
 	var missing *missingError
 	switch {
 	case errors.As(err, &missing) && !wanted():
@@ -65,11 +65,17 @@ type missingError struct{ err error }
 func (e *missingError) Error() string { return e.err.Error() }
 func (e *missingError) Unwrap() error { return e.err }
 
-func start(ctx context.Context, version, dir string, settings []string) (*Broker, error) {
+// Open is Start for programs that are no tests: the broker's files and its log go to dir, the jars are fetched if need be, and
+// the caller ends it by Kill.
+func Open(ctx context.Context, version, dir string, settings ...string) (*Broker, error) {
+	return start(ctx, version, dir, settings, true)
+}
+
+func start(ctx context.Context, version, dir string, settings []string, get bool) (*Broker, error) {
 	if _, err := exec.LookPath("java"); err != nil {
 		return nil, &missingError{errors.New("java is not in the PATH: install a JRE of version 17 or newer")}
 	}
-	jars, err := Dir(ctx, version, wanted())
+	jars, err := Dir(ctx, version, get)
 	if err != nil {
 		return nil, &missingError{err}
 	}
@@ -117,7 +123,7 @@ func freePorts(n int) ([]int, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer l.Close()
+		defer l.Close() //nolint:errcheck // nothing was sent
 		out = append(out, l.Addr().(*net.TCPAddr).Port)
 	}
 	return out, nil
@@ -133,12 +139,17 @@ func (b *Broker) java(ctx context.Context, args ...string) *exec.Cmd {
 // Start starts a broker that was stopped or killed, and waits until it answers.
 func (b *Broker) Start(t testing.TB) {
 	t.Helper()
-	if b.process != nil {
-		t.Fatal("the broker is running")
-	}
-	if err := b.start(t.Context()); err != nil {
+	if err := b.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// Restart is Start of a broker for programs that are no tests.
+func (b *Broker) Restart(ctx context.Context) error {
+	if b.process != nil {
+		return errors.New("the broker is running")
+	}
+	return b.start(ctx)
 }
 
 func (b *Broker) start(ctx context.Context) error {
@@ -146,7 +157,7 @@ func (b *Broker) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer log.Close()
+	defer log.Close() //nolint:errcheck // the child has its own
 	cmd := b.java(context.WithoutCancel(ctx), "kafka.Kafka", b.file("server.properties"))
 	cmd.Stdout, cmd.Stderr = log, log
 	// It must not outlive a test binary that is killed.
