@@ -178,31 +178,16 @@ func (c *Cluster) execute(ctx context.Context, j *Job, dir string, d *durable) (
 	return x.wasDrained(), errors.Join(err, db.Close())
 }
 
-// runDurable runs the job from its newest checkpoint, again and again as long as it ends because a sink has lost what it
-// wrote since the last one.
+// runDurable runs a job that makes checkpoints, and removes them when nothing of it will be resumed.
 func (c *Cluster) runDurable(ctx context.Context, j *Job) (drained bool, err error) {
 	d, err := openDurable(ctx, c.cfg, j)
 	if err != nil {
 		return false, err
 	}
 	j.setDurable(d)
-	for try := 0; ; try++ {
-		began := time.Now()
-		if err := d.restore(ctx); err != nil {
-			return false, err
-		}
-		drained, err = c.execute(ctx, j, d.stateDir(), d)
-		if !restarts(err) || ctx.Err() != nil {
-			break
-		}
-		if time.Since(began) > time.Minute {
-			try = 0
-		}
-		j.failed(err)
-		j.warn(fmt.Sprintf("going back to the last complete checkpoint: %v", err))
-		if !pause(ctx, backoff(try)) {
-			break
-		}
+	drained, restored, err := c.runAgain(ctx, j, d)
+	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(err, errStopped) {
+		err = cause // whatever it was that the end has interrupted
 	}
 	switch {
 	case errors.Is(err, errStopped) && j.isSuspended(), j.keepsFiles(err):
@@ -210,10 +195,33 @@ func (c *Cluster) runDurable(ctx context.Context, j *Job) (drained bool, err err
 		d.end("finished")
 	case errors.Is(err, errCancelled):
 		d.end("cancelled")
-	default:
+	case restored: // else the next process may be able to
 		d.end("failed")
 	}
 	return drained, err
+}
+
+// runAgain runs the job from its newest checkpoint, again and again as long as it ends because a sink has lost what it wrote
+// since the last one.
+func (c *Cluster) runAgain(ctx context.Context, j *Job, d *durable) (drained, restored bool, err error) {
+	for try := 0; ; try++ {
+		began := time.Now()
+		if err := d.restore(ctx); err != nil {
+			return false, false, err
+		}
+		drained, err = c.execute(ctx, j, d.stateDir(), d)
+		if !restarts(err) || ctx.Err() != nil {
+			return drained, true, err
+		}
+		if time.Since(began) > time.Minute {
+			try = 0
+		}
+		j.failed(err)
+		j.warn(fmt.Sprintf("going back to the last complete checkpoint: %v", err))
+		if !pause(ctx, backoff(try)) {
+			return drained, true, err
+		}
+	}
 }
 
 // busy reports whether some job has not ended.
@@ -254,14 +262,15 @@ func (c *Cluster) Jobs() []*Job {
 	return slices.Clone(c.order)
 }
 
-// Close cancels all jobs and waits until they have released everything.
+// Close cancels all jobs and waits until they have released everything. Those that make checkpoints stay in the store, to be
+// resumed.
 func (c *Cluster) Close() error {
 	c.mu.Lock()
 	c.closed = true
 	jobs := slices.Collect(maps.Values(c.jobs))
 	c.mu.Unlock()
 	for _, j := range jobs {
-		j.Cancel()
+		j.cancel(errClosed)
 	}
 	c.runs.Wait()
 	c.cancel()

@@ -88,7 +88,9 @@ func (c *coordinator) run(ctx context.Context) {
 	defer c.close()
 	tick := time.NewTicker(c.d.cfg.Interval)
 	defer tick.Stop()
-	go c.d.sweep(ctx)
+	var sweep sync.WaitGroup
+	defer sweep.Wait()
+	sweep.Go(func() { c.d.sweep(ctx) })
 	for {
 		select {
 		case <-ctx.Done():

@@ -55,6 +55,7 @@ type durable struct {
 	log      *slog.Logger
 	dir      string
 	store    *checkpoint.Store
+	groups   int // key groups
 
 	nextID   int64                // of the next checkpoint
 	restored *checkpoint.Manifest // what the execution began from; nil: nothing
@@ -69,7 +70,8 @@ func jobDir(dataDir, identity string) string { return filepath.Join(dataDir, "jo
 
 // openDurable claims the job, unless that was done already to find out what the job is.
 func openDurable(ctx context.Context, cfg Config, j *Job) (*durable, error) {
-	d := &durable{cfg: *cfg.Checkpoints, job: j, identity: j.identity, log: j.log, dir: jobDir(cfg.DataDir, j.identity), store: j.claimed}
+	d := &durable{cfg: *cfg.Checkpoints, job: j, identity: j.identity, log: j.log, dir: jobDir(cfg.DataDir, j.identity), store: j.claimed,
+		groups: cfg.MaxParallelism}
 	if d.store != nil {
 		return d, nil
 	}
@@ -189,12 +191,23 @@ func (d *durable) begin(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("restore savepoint %s: %w", d.job.spec.Savepoint, err)
 	}
+	if err := d.fits(sp.Manifest); err != nil {
+		return fmt.Errorf("restore savepoint %s: %w", d.job.spec.Savepoint, err)
+	}
 	if err := sp.Restore(ctx, d.runDir(), nil); err != nil {
 		return fmt.Errorf("restore savepoint %s: %w", d.job.spec.Savepoint, err)
 	}
 	m := sp.Manifest
-	d.nextID = m.ID + 1
+	d.nextID = max(d.nextID, m.ID+1)
 	d.log.Info("restored savepoint", "savepoint", d.job.spec.Savepoint, "bytes", m.Bytes)
+	return nil
+}
+
+// fits refuses state with another number of key groups: nothing in it would be found.
+func (d *durable) fits(m *checkpoint.Manifest) error {
+	if m.MaxParallelism != d.groups {
+		return fmt.Errorf("it has %d key groups, this process uses %d: set the maximum parallelism to %[1]d", m.MaxParallelism, d.groups)
+	}
 	return nil
 }
 
@@ -301,6 +314,9 @@ func (d *durable) stats() CheckpointStats {
 func (d *durable) restoreOne(ctx context.Context, m *checkpoint.Manifest) error {
 	if err := os.RemoveAll(d.runDir()); err != nil {
 		return fmt.Errorf("clear %s: %w", d.runDir(), err)
+	}
+	if err := d.fits(m); err != nil {
+		return fmt.Errorf("checkpoint %d: %w", m.ID, err)
 	}
 	began, told := time.Now(), time.Now()
 	d.log.Info("restoring checkpoint", "checkpoint", m.ID, "bytes", m.Bytes, "files", len(m.Files))

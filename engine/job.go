@@ -51,7 +51,11 @@ type Job struct {
 	nextMsg   int
 }
 
-var errCancelled = errors.New("the job was cancelled")
+var (
+	errCancelled = errors.New("the job was cancelled")
+	// errClosed is not the end of a job that can be resumed.
+	errClosed = errors.New("the process shuts down")
+)
 
 func newJob(spec JobSpec, p *plan.Plan, log *slog.Logger) *Job {
 	j := &Job{
@@ -154,7 +158,9 @@ func (j *Job) Events(ctx context.Context) iter.Seq2[Event, error] {
 func (j *Job) Metrics() (attempted, committed []*pipepb.MonitoringInfo) { return j.metrics.snapshot() }
 
 // Cancel ends the job without draining it. It does nothing to a job that has ended.
-func (j *Job) Cancel() {
+func (j *Job) Cancel() { j.cancel(errCancelled) }
+
+func (j *Job) cancel(why error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if terminal(j.state) {
@@ -162,7 +168,7 @@ func (j *Job) Cancel() {
 	}
 	j.setStateLocked(jobpb.JobState_CANCELLING)
 	if j.cancelRun != nil {
-		j.cancelRun(errCancelled)
+		j.cancelRun(why)
 	}
 }
 
@@ -229,9 +235,6 @@ func (j *Job) Stop(ctx context.Context, savepoint string) (CheckpointInfo, error
 
 // Suspend ends the job with a checkpoint. A process that resumes it later goes on from there.
 func (j *Job) Suspend(ctx context.Context) error {
-	j.mu.Lock()
-	j.suspended = true
-	j.mu.Unlock()
 	_, err := j.stop(ctx, "")
 	return err
 }

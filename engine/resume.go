@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/tinyrunner/tinyrunner/checkpoint"
 	"github.com/tinyrunner/tinyrunner/engine/plan"
+	"github.com/tinyrunner/tinyrunner/state"
 )
 
 // Resumable lists the jobs in the checkpoint store that have not ended.
@@ -115,7 +117,39 @@ func (x *execution) restore(dir string) error {
 	if !x.job.spec.AllowNonRestored {
 		return &NotRestoredError{What: missing}
 	}
+	for _, name := range unused {
+		if err := x.dropCell(name); err != nil {
+			return fmt.Errorf("drop state %q: %w", name, err)
+		}
+	}
 	x.job.warn(fmt.Sprintf("dropped, because the pipeline has no place for it: %v", missing))
+	return nil
+}
+
+// dropCell deletes all that a cell of the state holds, so that nobody asks for it again: its entries, and its timers.
+func (x *execution) dropCell(name string) error {
+	cell, err := x.db.Cell(name)
+	if err != nil {
+		return err
+	}
+	for g := range uint16(x.cfg.MaxParallelism) {
+		tx := x.db.Begin()
+		err := tx.DeletePrefix(g, cell, nil)
+		for _, d := range []state.Domain{state.EventTime, state.ProcessingTime} {
+			for t, terr := range x.db.DueTimers(cell, d, g, g+1, math.MaxInt64) {
+				if err = errors.Join(err, terr); err == nil {
+					err = tx.ClearTimer(t.ID())
+				}
+			}
+		}
+		if err != nil {
+			tx.Discard()
+			return err
+		}
+		if err := tx.Commit(); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -137,7 +171,7 @@ func (j *Job) keepsFiles(err error) bool {
 	}
 	var fenced *checkpoint.FencedError
 	switch {
-	case errors.As(err, &fenced):
+	case errors.As(err, &fenced), errors.Is(err, errClosed):
 		return true
 	case errors.Is(err, errStopped):
 		return j.isSuspended()
@@ -155,6 +189,12 @@ func (j *Job) unbounded() bool {
 		}
 	}
 	return false
+}
+
+func (j *Job) setSuspended() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.suspended = true
 }
 
 func (j *Job) isSuspended() bool {

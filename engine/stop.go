@@ -75,6 +75,9 @@ func (x *execution) halt(ctx context.Context, st *stop) (done bool, err error) {
 	x.stopping = nil
 	x.mu.Unlock()
 	if r.err == nil {
+		if st.location == "" {
+			x.job.setSuspended()
+		}
 		x.cancel(errStopped)
 		err = errStopped
 	}
