@@ -344,6 +344,16 @@ func (w *world) manifests(t fataler) map[string]*checkpoint.Manifest {
 	return all
 }
 
+// ended: the store says that the job has finished.
+func (w *world) ended(t fataler) bool {
+	for _, m := range w.manifests(t) {
+		if m.Kind == checkpoint.KindEnd && m.How == "finished" {
+			return true
+		}
+	}
+	return false
+}
+
 // garbage are the objects that no entry names.
 func (w *world) garbage(t fataler) []string {
 	t.Helper()

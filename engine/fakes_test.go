@@ -672,3 +672,39 @@ func (p *txnPrepared) Commit(context.Context) error {
 func (p *txnPrepared) Abort(context.Context) error {
 	return p.s.end(p.token, false)
 }
+
+// flakyBucket fails as long as it is away.
+type flakyBucket struct {
+	objstore.Bucket
+	away atomic.Bool
+}
+
+var errAway = errors.New("the store is away")
+
+func (b *flakyBucket) Create(ctx context.Context, name string, r io.ReaderAt, size int64) error {
+	if b.away.Load() {
+		return errAway
+	}
+	return b.Bucket.Create(ctx, name, r, size)
+}
+
+func (b *flakyBucket) Open(ctx context.Context, name string, off, n int64) (io.ReadCloser, error) {
+	if b.away.Load() {
+		return nil, errAway
+	}
+	return b.Bucket.Open(ctx, name, off, n)
+}
+
+func (b *flakyBucket) List(ctx context.Context, prefix string) iter.Seq2[objstore.Object, error] {
+	if b.away.Load() {
+		return func(yield func(objstore.Object, error) bool) { yield(objstore.Object{}, errAway) }
+	}
+	return b.Bucket.List(ctx, prefix)
+}
+
+func (b *flakyBucket) Delete(ctx context.Context, names ...string) error {
+	if b.away.Load() {
+		return errAway
+	}
+	return b.Bucket.Delete(ctx, names...)
+}
