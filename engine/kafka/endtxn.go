@@ -30,7 +30,7 @@ type ender struct {
 // that are away, and for a commit under way, until ctx ends. native.ErrLost: it was aborted, or nobody knows.
 func (e *ender) commit(ctx context.Context, t *token) (producer, error) {
 	for {
-		last, err := e.try(ctx, t)
+		last, err := e.try(ctx, t.ID, producer{id: t.Producer, epoch: t.Epoch, v2: t.V2}, true)
 		if err == nil {
 			return last, nil
 		}
@@ -44,13 +44,27 @@ func (e *ender) commit(ctx context.Context, t *token) (producer, error) {
 	}
 }
 
-func (e *ender) try(ctx context.Context, t *token) (producer, error) {
-	client, err := e.client(t.V2)
+// abort ends a transaction without its records, if there is one.
+func (e *ender) abort(ctx context.Context, id string, p producer) error {
+	for {
+		_, err := e.try(ctx, id, p, false)
+		if err == nil || errors.Is(err, kerr.InvalidTxnState) { // none of its records arrived
+			return nil
+		}
+		if !passes(err) || !sleep(ctx, retryPause) {
+			return err
+		}
+	}
+}
+
+// try sends EndTxn once and returns what the producer is afterwards.
+func (e *ender) try(ctx context.Context, id string, p producer, commit bool) (producer, error) {
+	client, err := e.client(p.v2)
 	if err != nil {
 		return producer{}, err
 	}
 	req := kmsg.NewPtrEndTxnRequest()
-	req.TransactionalID, req.ProducerID, req.ProducerEpoch, req.Commit = t.ID, t.Producer, t.Epoch, true
+	req.TransactionalID, req.ProducerID, req.ProducerEpoch, req.Commit = id, p.id, p.epoch, commit
 	resp, err := req.RequestWith(ctx, client)
 	if err != nil {
 		return producer{}, err
@@ -58,7 +72,7 @@ func (e *ender) try(ctx context.Context, t *token) (producer, error) {
 	if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
 		return producer{}, err
 	}
-	last := producer{id: t.Producer, epoch: t.Epoch, known: true, v2: t.V2}
+	last := producer{id: p.id, epoch: p.epoch, known: true, v2: p.v2}
 	if resp.Version >= 5 && resp.ProducerID >= 0 {
 		last.id, last.epoch = resp.ProducerID, resp.ProducerEpoch
 	}

@@ -184,7 +184,7 @@ func (iv *interval) abort(ctx context.Context) error {
 	if err := iv.slot.client.AbortBufferedRecords(ctx); err != nil {
 		return err
 	}
-	return iv.slot.client.EndTransaction(ctx, kgo.TryAbort)
+	return iv.sink.end.abort(ctx, iv.slot.id, iv.slot.producer)
 }
 
 // flush waits until all records are acknowledged.
@@ -284,35 +284,22 @@ func (p *prepared) alive(ctx context.Context) error {
 	return nil
 }
 
-// Commit implements native.Prepared. The client ends its own transaction; if it does not know how that went, the token
-// does it, as after a crash.
+// Commit implements native.Prepared, by the token, as after a crash. Not by the client's EndTransaction: that goes by what
+// the client believes to be in the transaction, and aborts without an error when it knows of nothing yet (franz-go 1.22: a
+// topic's first records can be acknowledged before its partitions are stored).
 func (p *prepared) Commit(ctx context.Context) error {
 	s, sl := p.interval.sink, p.interval.slot
 	if p.token == nil {
 		return s.wrap(errors.New("transaction is committed before it is prepared")) // not reached
 	}
-	if p.token.ID == "" {
-		s.committed(p)
-		return nil
-	}
-	if p.ended {
-		return nil
-	}
-	if !sl.suspect {
-		err := sl.client.EndTransaction(ctx, kgo.TryCommit)
-		sl.suspect = err != nil
-		if err != nil {
-			s.log.Warn("kafka: the commit of a transaction is tried again", "transform", s.transform, "transactional_id", sl.id, "error", err)
-		}
-	}
-	if sl.suspect {
+	if p.token.ID != "" && !p.ended {
 		last, err := s.end.commit(ctx, p.token)
 		if err != nil {
 			return s.wrap(err)
 		}
 		sl.last = last
+		p.finish()
 	}
-	p.finish()
 	s.committed(p)
 	return nil
 }

@@ -45,22 +45,22 @@ func openSink(ctx context.Context, cfg native.SinkConfig) (native.Sink, error) {
 	if err != nil {
 		return nil, err
 	}
-	produce, err := wc.produceOptions()
-	if err != nil {
-		return nil, err
-	}
 	w := newWriter(cfg, wc)
 	if cfg.Transaction == nil || wc.Guarantee == AtLeastOnce {
 		if wc.Guarantee == ExactlyOnce {
 			return nil, errNoCheckpoints
 		}
-		return openPlain(ctx, w, append(base, produce...), cfg.Logger)
+		return openPlain(ctx, w, base, cfg.Logger)
 	}
-	return openTransactional(ctx, w, *cfg.Transaction, base, produce, cfg.Logger)
+	return openTransactional(ctx, w, *cfg.Transaction, base, cfg.Logger)
 }
 
-func openPlain(ctx context.Context, w *writer, opts []kgo.Opt, log *slog.Logger) (native.Sink, error) {
-	client, err := kgo.NewClient(opts...)
+func openPlain(ctx context.Context, w *writer, base []kgo.Opt, log *slog.Logger) (native.Sink, error) {
+	opts, err := w.config.produceOptions()
+	if err != nil {
+		return nil, err
+	}
+	client, err := kgo.NewClient(append(base, opts...)...)
 	if err != nil {
 		return nil, err
 	}

@@ -21,9 +21,7 @@ type slot struct {
 
 	client   *kgo.Client
 	producer producer // of the transaction, valid when ready
-	// suspect says that the client does not know how its transaction ended, so that another one must take its place.
-	suspect bool
-	last    producer // as last heard of the coordinator; id 0: nothing was heard
+	last     producer // as last heard of the coordinator
 }
 
 // producer is an instance of a transactional id.
@@ -49,11 +47,10 @@ func (sl *slot) ended() { sl.ready = make(chan struct{}) }
 
 // begin makes a slot ready. It waits for brokers that are away. The first time it aborts what lingers on the transactional id.
 func (s *transactional) begin(ctx context.Context, sl *slot) error {
-	if sl.client != nil && sl.suspect {
+	if sl.client != nil && !s.catchUp(ctx, sl) {
 		sl.client.Close()
 		sl.client = nil
 	}
-	sl.suspect = false
 	if sl.client == nil {
 		if err := s.renew(ctx, sl); err != nil {
 			return err
@@ -74,6 +71,21 @@ func (s *transactional) begin(ctx context.Context, sl *slot) error {
 	}
 }
 
+// catchUp lets the client end the transaction that was committed without it: the coordinator takes that for an EndTxn that is
+// sent again, and answers with the epoch to go on with. false: the client is of no use any more.
+func (s *transactional) catchUp(ctx context.Context, sl *slot) bool {
+	err := sl.client.EndTransaction(ctx, kgo.TryCommit)
+	if err != nil {
+		s.log.Info("kafka: a producer is replaced", "transform", s.transform, "transactional_id", sl.id, "error", err)
+		return false
+	}
+	if !sl.last.known {
+		return true
+	}
+	id, epoch, err := sl.client.ProducerID(ctx)
+	return err == nil && id == sl.last.id && epoch == sl.last.epoch
+}
+
 // renew gives a slot a client. A client that is new takes the transactional id over from whoever has it; so, when it
 // replaces one of ours, look first whether that was still us.
 func (s *transactional) renew(ctx context.Context, sl *slot) error {
@@ -82,7 +94,11 @@ func (s *transactional) renew(ctx context.Context, sl *slot) error {
 			return s.lost(err, 0)
 		}
 	}
-	opts := append(append([]kgo.Opt(nil), s.base...), s.produce...)
+	opts, err := s.config.produceOptions()
+	if err != nil {
+		return err
+	}
+	opts = append(opts, s.base...)
 	client, err := kgo.NewClient(append(opts, kgo.TransactionalID(sl.id), kgo.TransactionTimeout(s.config.transactionTimeout()))...)
 	if err != nil {
 		return err

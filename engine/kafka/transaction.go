@@ -30,11 +30,10 @@ var errNoCheckpoints = errors.New("guarantee=exactly_once needs a job with check
 // made ready meanwhile.
 type transactional struct {
 	*writer
-	log     *slog.Logger
-	base    []kgo.Opt // of any client
-	produce []kgo.Opt // of a producer
-	end     *ender
-	slots   [rotation]*slot
+	log   *slog.Logger
+	base  []kgo.Opt // of any client
+	end   *ender
+	slots [rotation]*slot
 
 	// life ends with Close, or with the first failure, which is its cause.
 	life  context.Context
@@ -50,7 +49,7 @@ type transactional struct {
 
 var _ native.Transactional = (*transactional)(nil)
 
-func openTransactional(ctx context.Context, w *writer, tc native.TransactionConfig, base, produce []kgo.Opt, log *slog.Logger) (native.Sink, error) {
+func openTransactional(ctx context.Context, w *writer, tc native.TransactionConfig, base []kgo.Opt, log *slog.Logger) (native.Sink, error) {
 	if tc.Job == "" {
 		return nil, errors.New("the job has no identity for transactional ids")
 	}
@@ -59,7 +58,7 @@ func openTransactional(ctx context.Context, w *writer, tc native.TransactionConf
 	if err != nil {
 		return nil, err
 	}
-	s := &transactional{writer: w, log: log, base: base, produce: produce, end: &ender{admin: admin, base: base, log: newLogger(log)}}
+	s := &transactional{writer: w, log: log, base: base, end: &ender{admin: admin, base: base, log: newLogger(log)}}
 	s.life, s.fail = context.WithCancelCause(context.Background())
 	for i := range s.slots {
 		s.slots[i] = &slot{number: i, id: transactionalID(tc.Job, w.transform, i), ready: make(chan struct{})}

@@ -42,7 +42,7 @@ func newWriter(cfg native.SinkConfig, wc WriteConfig) *writer {
 // maxBatch is the most bytes of a batch, and so of a record: the default of Kafka's max.message.bytes and of the client.
 const maxBatch = 1_000_012
 
-// produceOptions are what every producer of a transform has.
+// produceOptions are what every producer of a transform has; made for each, because the client writes into them.
 func (c *WriteConfig) produceOptions() ([]kgo.Opt, error) {
 	codecs, err := codec(c.Compression)
 	if err != nil {
