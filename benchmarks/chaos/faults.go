@@ -40,7 +40,8 @@ type fault struct {
 // Times of faults.
 const (
 	leastPause = 500 * time.Millisecond
-	mostPause  = 4 * time.Second
+
+	mostWait   = 20 * time.Second      // for new output, before each second fault
 	aimTimeout = 4 * time.Second       // then it is killed without an aim
 	jitter     = 40 * time.Millisecond // added to an aim, at most: what follows has its turn too
 	mostDown   = 2 * time.Second       // of the S3 server

@@ -7,6 +7,9 @@
 // after its manifest does (when the transactions of the sinks are committed), while a checkpoint is being restored, while the
 // restored checkpoint's transactions are committed. Each tenth start of tinyrunner finds an empty disk.
 //
+// Between two faults are half a second to four seconds. Each second one also waits for new output, for some time, so that the
+// job gets on however slow the machine is.
+//
 //	make chaos [KILLS=200] [MODE=exactly_once] [KAFKA_VERSION=4.1.0]
 //
 // The last line is one JSON object; see result. Exit code 1 says that something is lost, doubled, out of order or wrong, that
@@ -42,7 +45,8 @@ type options struct {
 	keys     int
 	backlog  int64 // records
 	interval time.Duration
-	rssLimit float64 // MiB
+	pause    time.Duration // between two faults, at most
+	rssLimit float64       // MiB
 	patience time.Duration
 	seed     uint64
 	dir      string
@@ -70,6 +74,7 @@ func parse(args []string) (options, error) {
 	fs.IntVar(&o.keys, "keys", 1000, "accounts")
 	fs.Int64Var(&o.backlog, "backlog", 200_000, "records that the producer is ahead of the output, at most")
 	fs.DurationVar(&o.interval, "interval", time.Second, "time between two checkpoints")
+	fs.DurationVar(&o.pause, "pause", 4*time.Second, "time between two faults, at most; at least it is 500ms")
 	fs.Float64Var(&o.rssLimit, "rss_limit", 250, "memory that tinyrunner may have, in MiB")
 	fs.DurationVar(&o.patience, "patience", time.Minute, "time without new output after which the run has failed")
 	fs.Uint64Var(&o.seed, "seed", 0, "of the order and times of faults; 0: a new one")
@@ -79,6 +84,9 @@ func parse(args []string) (options, error) {
 	fs.StringVar(&o.versitygw, "versitygw", ".build/bin/versitygw", "binary of the S3 server")
 	if err := fs.Parse(args); err != nil {
 		return o, err
+	}
+	if o.pause <= leastPause {
+		return o, fmt.Errorf("--pause=%s must be more than %s", o.pause, leastPause)
 	}
 	if o.kills < 1 || o.keys < 1 || o.backlog < 1 {
 		return o, errors.New("--kills, --keys and --backlog must be at least 1")

@@ -140,7 +140,7 @@ func (c *Checker) Deposits() int64 { return c.report.Deposits }
 func (c *Checker) Complete(n map[string]int64) bool {
 	for key, want := range n {
 		a := c.keys[key]
-		if want > 0 && (a == nil || a.deposits.max < want || len(a.deposits.gaps) > 0 || a.last < want) {
+		if want > 0 && (a == nil || a.deposits.max < want || len(a.deposits.gaps)+len(a.statements.gaps) > 0 || a.last < want) {
 			return false
 		}
 	}
