@@ -151,8 +151,8 @@ func (iv *interval) failed(err error) {
 		return
 	}
 	err = iv.sink.lost(err, iv.age())
+	iv.sink.fail(err) // first: who hears of it here must not find the sink at work
 	iv.fail(err)
-	iv.sink.fail(err)
 }
 
 // settled implements receiver.

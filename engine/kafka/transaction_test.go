@@ -415,7 +415,7 @@ func TestZombieDoesNotFence(t *testing.T) {
 		}
 		prepare(t, first) // nothing: its commit makes the first slot ready again
 		// kfake accepts old epochs here, brokers do not.
-		b.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.InitProducerID}, Err: kerr.ProducerFenced, Count: -1,
+		f := b.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.InitProducerID}, Err: kerr.ProducerFenced, Count: -1,
 			When: func(r kmsg.Request) bool { return r.(*kmsg.InitProducerIDRequest).ProducerID >= 0 }})
 		second := openTxn(t, transactionalConfig(t, cfg, native.TransactionConfig{}))
 		if err := first.pending.Commit(t.Context()); err != nil {
@@ -425,6 +425,7 @@ func TestZombieDoesNotFence(t *testing.T) {
 		if err := context.Cause(first.life); !errors.Is(err, native.ErrFenced) {
 			t.Errorf("the zombie ends with %v", err)
 		}
+		f.Remove()
 		for i := range 4 {
 			put(t, second, fmt.Sprint(i))
 			checkpoint(t, second)

@@ -34,7 +34,8 @@ type Broker struct {
 // process is a run of the broker.
 type process struct {
 	cmd   *exec.Cmd
-	ended chan error // gets the result of Wait
+	ended chan struct{} // closed when it has ended, with err
+	err   error
 }
 
 // Start starts a broker with an empty disk and waits until it answers; the end of the test stops it. settings are lines of
@@ -162,14 +163,15 @@ func (b *Broker) start(ctx context.Context) error {
 	cmd.Stdout, cmd.Stderr = log, log
 	// It must not outlive a test binary that is killed.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	started, p := make(chan error, 1), &process{cmd: cmd, ended: make(chan error, 1)}
+	started, p := make(chan error, 1), &process{cmd: cmd, ended: make(chan struct{})}
 	go func() {
 		runtime.LockOSThread() // the signal comes when the thread ends
 		defer runtime.UnlockOSThread()
 		err := cmd.Start()
 		started <- err
 		if err == nil {
-			p.ended <- cmd.Wait()
+			p.err = cmd.Wait()
+			close(p.ended)
 		}
 	}()
 	if err := <-started; err != nil {
@@ -199,9 +201,8 @@ func (b *Broker) ready(ctx context.Context) error {
 			return nil
 		}
 		select {
-		case ended := <-b.process.ended:
-			b.process.ended <- ended
-			return fmt.Errorf("it ended: %w", ended)
+		case <-b.process.ended:
+			return fmt.Errorf("it ended: %w", b.process.err)
 		case <-ctx.Done():
 			return fmt.Errorf("%w: %w", ctx.Err(), err)
 		case <-time.After(100 * time.Millisecond):

@@ -20,11 +20,8 @@ import (
 //go:embed testdata
 var testdata embed.FS
 
-// versions are those that have a list of jars.
-var versions = [...]string{"3.9.1", "4.1.0"}
-
-// Versions returns the versions of brokers that there are: the last line of 3.x, and 4.x with KIP-890.
-func Versions() []string { return append([]string(nil), versions[:]...) }
+// Versions returns the versions of brokers that there are lists of jars for: the last line of 3.x, and 4.x with KIP-890.
+func Versions() []string { return []string{"3.9.1", "4.1.0"} }
 
 // plugin of Maven that copies jars; named with its version so that it does not change by itself.
 const plugin = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
@@ -80,7 +77,7 @@ func cache() (string, error) {
 func sums(version string) (map[string]string, error) {
 	list, err := testdata.ReadFile("testdata/jars-" + version + ".sha256")
 	if err != nil {
-		return nil, fmt.Errorf("version %s is not one of %s", version, strings.Join(versions[:], ", "))
+		return nil, fmt.Errorf("version %s is not one of %s", version, strings.Join(Versions(), ", "))
 	}
 	out := make(map[string]string)
 	for lines := bufio.NewScanner(bytes.NewReader(list)); lines.Scan(); {
@@ -107,7 +104,7 @@ func fetch(ctx context.Context, root, version string, want map[string]string) er
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(tmp)
+	defer os.RemoveAll(tmp) //nolint:errcheck // what is left is in the cache directory
 	pom, err := testdata.ReadFile("testdata/pom.xml")
 	if err != nil {
 		return err
