@@ -1,38 +1,80 @@
 package web
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"time"
 
 	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+	"google.golang.org/protobuf/types/known/structpb"
 )
 
-// Cluster is what there is to show. Its methods are called from any goroutine and return copies.
+// Cluster is what there is to show and to steer. Its methods are called from any goroutine and return copies.
 type Cluster interface {
-	// Slots is the number of bundles of one stage that may run at once.
+	// Slots is the number of bundles of one stage that may run at once, unless the job says otherwise.
 	Slots() int
 	// Jobs returns all jobs that are running or remembered, oldest first.
 	Jobs() []Job
-	// Pool tells of the memory of elements between stages.
-	Pool() Pool
+	// Memory tells where the memory of the process is.
+	Memory() Memory
+	// Settings are the process's configuration, by name. Secrets are not among them.
+	Settings() map[string]string
+	// Ready is nil when jobs can be taken: those of an earlier process go on and the stores can be reached.
+	Ready(ctx context.Context) error
+	// Submit starts a job and returns its id. The files that its artifacts name may be removed when it returns.
+	Submit(ctx context.Context, s Submission) (id string, err error)
+	// DisposeSavepoint removes a savepoint.
+	DisposeSavepoint(ctx context.Context, location string) error
 }
 
-// Pool is the state of the buffer pool, in bytes.
-type Pool struct {
-	Limit   int64 // what may be in memory
-	Used    int64 // what is in memory
-	Spilled int64 // what is in files
+// Submission is a pipeline to run.
+type Submission struct {
+	Name     string
+	Pipeline *pipepb.Pipeline // its artifacts are files of this machine
+	Options  *structpb.Struct // may be nil
 }
 
-// Job is a snapshot of a job.
-type Job struct {
+// Memory are the parts of the process's memory that have a bound, in bytes.
+type Memory struct {
+	Limit                  int64 // what the process aims to stay below
+	PoolLimit, PoolUsed    int64 // elements between stages
+	PoolSpilled            int64 // elements between stages in files
+	CacheLimit, CacheInUse int64 // blocks and memtables of the state; in use -1: not known
+}
+
+// Job is a job of the cluster. Its methods are called from any goroutine and return copies.
+type Job interface {
+	Info() Info
+	// Stages are its stages in topological order: producers before consumers.
+	Stages() []Stage
+	// Metrics returns the monitoring infos of all bundles, and of those that were committed.
+	Metrics() (attempted, committed []*pipepb.MonitoringInfo)
+	// Options are the pipeline options as they were submitted; may be nil.
+	Options() *structpb.Struct
+	Failures() []Failure
+	Checkpoints() Checkpoints
+
+	// Cancel ends the job at once. It does not wait.
+	Cancel()
+	// Checkpoint makes a checkpoint and waits until it is complete. With a location it is also copied there.
+	Checkpoint(ctx context.Context, savepoint string) (id int64, err error)
+	// Stop ends the job with a savepoint at the location and waits for the end.
+	Stop(ctx context.Context, savepoint string) error
+	// Rescale changes the number of slots and waits until it is done.
+	Rescale(ctx context.Context, slots int) error
+}
+
+// Info is what is known of a job without a look at its stages.
+type Info struct {
 	ID, Name       string
 	Streaming      bool
 	MaxParallelism int
+	Slots          int
+	Restarts       int // how often it went back to a checkpoint
 	// Changes are the states the job went through and when, oldest first; at least one.
 	Changes []Change
-	Stages  []Stage
 }
 
 // Change is the moment a job entered a state.
@@ -41,17 +83,56 @@ type Change struct {
 	At    time.Time
 }
 
-// Stage is a snapshot of one stage. Counters are of committed bundles.
+// Failure is an error that ended the job, or made it go back to its last checkpoint.
+type Failure struct {
+	At time.Time
+	// Text is the error, with the traceback of the user's code if it comes from there.
+	Text string
+}
+
+// Stage is a snapshot of one stage. Counters are of committed bundles since the job was started or went back.
 type Stage struct {
-	Name string // unique in the job
-	// Inputs are the stages whose output this one reads.
-	Inputs []Input
+	Name   string // unique in the job
+	Kind   string
+	Inputs []Input // the stages whose output this one reads
+	// Transforms are the ids of its transforms in the pipeline.
+	Transforms []string
 	// Finished: the stage has nothing to do and never will have.
-	Finished               bool
-	ElementsIn, BytesIn    int64
-	ElementsOut, BytesOut  int64
-	Busy                   time.Duration // sum over bundles, which may run in parallel
-	QueuedElements, Active int
+	Finished                        bool
+	InputWatermark, OutputWatermark int64 // ms since the epoch; MinWatermark, MaxWatermark
+	Total                           Counters
+	Bundles, FailedBundles          int64
+	Splits, DroppedLate             int64
+	// Subtasks, by slot. They may sum up to less than Total when the job was rescaled.
+	Subtasks []Subtask
+}
+
+// Watermarks that stand for no time.
+const (
+	MinWatermark = -1 << 63 // nothing known yet
+	MaxWatermark = 1<<63 - 1
+)
+
+// Counters count records and time.
+type Counters struct {
+	RecordsIn, RecordsOut int64
+	BytesIn, BytesOut     int64
+	Busy, BackPressured   time.Duration
+}
+
+func (c Counters) plus(d Counters) Counters {
+	return Counters{
+		c.RecordsIn + d.RecordsIn, c.RecordsOut + d.RecordsOut, c.BytesIn + d.BytesIn, c.BytesOut + d.BytesOut,
+		c.Busy + d.Busy, c.BackPressured + d.BackPressured,
+	}
+}
+
+// Subtask is one slot of a stage.
+type Subtask struct {
+	Counters
+	QueuedRecords, QueuedBytes int64
+	Running                    int   // bundles
+	Backlog                    int64 // records that a source knows to be waiting outside; -1: not known
 }
 
 // Input is an edge between stages.
@@ -60,19 +141,42 @@ type Input struct {
 	Keyed bool // elements go where their key belongs
 }
 
+// Checkpoints are a job's checkpoints.
+type Checkpoints struct {
+	Enabled                                        bool
+	Location                                       string
+	Interval                                       time.Duration
+	Restored, Total, InProgress, Completed, Failed int64
+	History                                        []Checkpoint // newest first
+	LatestRestored                                 *Checkpoint
+}
+
+// Checkpoint is a checkpoint or savepoint.
+type Checkpoint struct {
+	ID             int64
+	Status         string // IN_PROGRESS, COMPLETED, FAILED
+	Started, Ended time.Time
+	Restored       time.Time // of the one that the job began from
+	Pause          time.Duration
+	Size, Uploaded int64 // bytes: of all files, of those that the store did not have
+	InFlight       int   // elements between stages
+	Savepoint      string
+	Error          string
+}
+
 // hexID makes an id of 32 hex digits of a name, as Flink's clients want them.
 func hexID(name string) string {
 	sum := sha256.Sum256([]byte(name))
 	return hex.EncodeToString(sum[:16])
 }
 
-func (j Job) state() jobpb.JobState_Enum { return j.Changes[len(j.Changes)-1].State }
+func (i Info) state() jobpb.JobState_Enum { return i.Changes[len(i.Changes)-1].State }
 
-func (j Job) start() time.Time { return j.Changes[0].At }
+func (i Info) start() time.Time { return i.Changes[0].At }
 
 // end returns when the job ended, and whether it has.
-func (j Job) end() (time.Time, bool) {
-	last := j.Changes[len(j.Changes)-1]
+func (i Info) end() (time.Time, bool) {
+	last := i.Changes[len(i.Changes)-1]
 	return last.At, terminal(flinkState(last.State))
 }
 
@@ -89,21 +193,23 @@ func flinkState(s jobpb.JobState_Enum) string {
 		return "CANCELLING"
 	case jobpb.JobState_CANCELLED:
 		return "CANCELED"
+	case jobpb.JobState_STOPPED:
+		return "SUSPENDED"
 	default:
 		return "INITIALIZING"
 	}
 }
 
 func terminal(state string) bool {
-	return state == "FINISHED" || state == "FAILED" || state == "CANCELED"
+	return state == "FINISHED" || state == "FAILED" || state == "CANCELED" || state == "SUSPENDED"
 }
 
 // taskState is the state of a stage, as Flink's ExecutionState names it.
-func taskState(j Job, s Stage) string {
-	switch state := flinkState(j.state()); {
+func taskState(i Info, s Stage) string {
+	switch state := flinkState(i.state()); {
 	case state == "FINISHED", s.Finished:
 		return "FINISHED"
-	case state == "FAILED": // the job took its stages with it
+	case state == "FAILED", state == "SUSPENDED": // the job took its stages with it
 		return "CANCELED"
 	case state == "CANCELLING":
 		return "CANCELING"

@@ -1,12 +1,14 @@
 package web
 
 import (
-	"encoding/json"
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
-	"slices"
+	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -25,116 +27,212 @@ type Config struct {
 	// Revision of this program, shown where Flink shows its commit.
 	Revision string
 	Logger   *slog.Logger
+	// Logs are what the pages with logs show; nil: nothing.
+	Logs *Logs
+	// Address is the host:port under which clients reach this server.
+	Address string
+	// JarDir is a directory of the handler's own for uploaded jars: what is in it is removed. "": jars cannot be uploaded.
+	JarDir string
+	// SavepointDir is where savepoints go when a client names no directory; "": it has to.
+	SavepointDir string
+
+	// Token is what every call but health checks must bring; "": none.
+	Token string
+	// ReadOnly refuses every call that changes something.
+	ReadOnly bool
+	// Hosts are the names, in lower case and without port, under which this server may be called. None: any.
+	Hosts []string
+	// MaxBody bounds the body of a request, MaxJar that of a jar's upload, in bytes. Defaults: 1 MiB and 1 GiB.
+	MaxBody, MaxJar int64
 }
 
-// NewHandler serves REST, /metrics and /healthz.
-func NewHandler(cfg Config) (http.Handler, error) {
+// Handler serves REST, /metrics and health checks. Goroutine safe.
+type Handler struct {
+	Config
+	log     *slog.Logger
+	router  http.Handler
+	origins *http.CrossOriginProtection
+	meter   *meter
+	ops     *operations
+	jars    *jarStore
+	flames  flames
+
+	mu           sync.Mutex
+	requirements map[string]requirements // by job's id
+}
+
+// NewHandler makes a handler. Run may be called for it, Close must.
+func NewHandler(cfg Config) (*Handler, error) {
+	if cfg.Cluster == nil || cfg.Logger == nil {
+		return nil, errors.New("web config: Cluster and Logger are required")
+	}
+	if cfg.MaxBody == 0 {
+		cfg.MaxBody = 1 << 20
+	}
+	if cfg.MaxJar == 0 {
+		cfg.MaxJar = 1 << 30
+	}
+	if cfg.Logs == nil {
+		cfg.Logs = NewLogs(0)
+	}
 	registry, err := newRegistry(cfg.Cluster)
 	if err != nil {
 		return nil, err
 	}
-	h := &handler{Config: cfg}
+	h := &Handler{
+		Config: cfg, log: cfg.Logger, origins: http.NewCrossOriginProtection(), meter: newMeter(), ops: newOperations(),
+		requirements: make(map[string]requirements),
+	}
+	if h.jars, err = newJarStore(cfg.JarDir); err != nil {
+		return nil, err
+	}
 	r := chi.NewRouter()
 	r.NotFound(h.notFound)
 	r.MethodNotAllowed(h.notFound) // as Flink does
-	r.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	r.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{
+		ErrorHandling: promhttp.ContinueOnError, ErrorLog: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelWarn),
+	}))
 	r.Get("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	h.rest(r)
-	r.Route("/v1", h.rest)
-	return r, nil
-}
-
-type handler struct{ Config }
-
-func (h *handler) rest(r chi.Router) {
-	r.Get("/overview", h.overview)
-	r.Get("/config", h.config)
-	r.Get("/jobs", h.jobs)
-	r.Get("/jobs/overview", h.jobsOverview)
-	r.Get("/jobs/{id}", h.job)
-}
-
-func (h *handler) overview(w http.ResponseWriter, _ *http.Request) {
-	o := overviewJSON{
-		TaskManagers: 1, SlotsTotal: h.Cluster.Slots(), SlotsAvailable: h.Cluster.Slots(),
-		FlinkVersion: flinkVersion, FlinkCommit: h.Revision,
+	r.Get("/readyz", h.ready)
+	document, err := openAPI(h.routes())
+	if err != nil {
+		return nil, err
 	}
-	for _, j := range h.Cluster.Jobs() {
-		switch flinkState(j.state()) {
-		case "FINISHED":
-			o.JobsFinished++
-		case "CANCELED":
-			o.JobsCancelled++
-		case "FAILED":
-			o.JobsFailed++
-		default:
-			o.JobsRunning++
-			o.SlotsAvailable = 0 // a job uses every slot, and jobs share them
+	for _, prefix := range []string{"", "/v1"} {
+		for _, rt := range h.routes() {
+			r.Method(rt.method, prefix+rt.path, h.serve(rt))
+		}
+		r.Get(prefix+"/openapi.json", func(w http.ResponseWriter, _ *http.Request) { h.answer(w, http.StatusOK, document) })
+	}
+	h.router = h.guard(r)
+	return h, nil
+}
+
+// ServeHTTP answers one request. A panic fails that request only.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	defer func() {
+		if p := recover(); p != nil {
+			h.log.Error("REST call panicked", "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
+			h.answer(w, http.StatusInternalServerError, errorsJSON{[]string{"internal error: see the log"}})
+		}
+	}()
+	h.router.ServeHTTP(w, r)
+}
+
+// Run takes samples until ctx ends, so that rates are there when somebody asks for the first time. It returns nil.
+func (h *Handler) Run(ctx context.Context) error {
+	tick := time.NewTicker(sampleInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-tick.C:
+			h.sampleAll(now)
 		}
 	}
-	h.answer(w, http.StatusOK, o)
 }
 
-func (h *handler) config(w http.ResponseWriter, _ *http.Request) {
-	zone, offset := time.Now().Zone()
-	h.answer(w, http.StatusOK, configJSON{
-		RefreshInterval: refresh, TimezoneName: zone, TimezoneOffset: offset * 1000,
-		FlinkVersion: flinkVersion, FlinkRevision: h.Revision,
-		Features: map[string]bool{"web-submit": false, "web-cancel": false, "web-rescale": false, "web-history": false},
+func (h *Handler) sampleAll(now time.Time) {
+	jobs := h.Cluster.Jobs()
+	known := make(map[string]bool)
+	for _, j := range jobs {
+		i := j.Info()
+		known[i.ID] = true
+		if _, ended := i.end(); !ended {
+			h.meter.sample(i, j.Stages(), now)
+		}
+	}
+	h.meter.keep(known)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for id := range h.requirements {
+		if !known[id] {
+			delete(h.requirements, id)
+		}
+	}
+}
+
+// Close ends operations under way and waits for them. It removes uploaded jars.
+func (h *Handler) Close() error {
+	h.ops.close()
+	return h.jars.close()
+}
+
+// serve makes an http.Handler of a route.
+func (h *Handler) serve(rt route) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if rt.changes {
+			if err := h.mayChange(r); err != nil {
+				h.fail(w, err)
+				return
+			}
+		}
+		limit := h.MaxBody
+		if rt.upload {
+			limit = h.MaxJar
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, limit)
+		body, err := rt.serve(r)
+		if err != nil {
+			h.fail(w, err)
+			return
+		}
+		h.answer(w, rt.status, body)
 	})
 }
 
-func (h *handler) jobs(w http.ResponseWriter, _ *http.Request) {
-	ids := []jobIDJSON{}
-	for _, j := range h.Cluster.Jobs() {
-		ids = append(ids, jobIDJSON{ID: hexID(j.ID), Status: flinkState(j.state())})
-	}
-	h.answer(w, http.StatusOK, map[string]any{"jobs": ids})
-}
-
-func (h *handler) jobsOverview(w http.ResponseWriter, _ *http.Request) {
-	now := time.Now()
-	list := []jobSummaryJSON{}
-	for _, j := range h.Cluster.Jobs() {
-		start, end, duration := times(j, now)
-		tasks := counts(j, h.Cluster.Slots(), strings.ToLower)
-		total := 0
-		for _, n := range tasks {
-			total += n
-		}
-		tasks["total"] = total
-		list = append(list, jobSummaryJSON{
-			JID: hexID(j.ID), Name: j.Name, StartTime: start, EndTime: end, Duration: duration, State: flinkState(j.state()),
-			LastModification: j.Changes[len(j.Changes)-1].At.UnixMilli(), Tasks: tasks,
-		})
-	}
-	h.answer(w, http.StatusOK, map[string]any{"jobs": list})
-}
-
-func (h *handler) job(w http.ResponseWriter, r *http.Request) {
-	id := chi.URLParam(r, "id")
-	jobs := h.Cluster.Jobs()
-	i := slices.IndexFunc(jobs, func(j Job) bool { return j.ID == id || hexID(j.ID) == id })
-	if i < 0 {
-		h.fail(w, http.StatusNotFound, fmt.Sprintf("Job %s not found: GET /jobs lists the jobs", id))
+func (h *Handler) ready(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
+	defer cancel()
+	if err := h.Cluster.Ready(ctx); err != nil {
+		h.answer(w, http.StatusServiceUnavailable, errorsJSON{[]string{err.Error()}})
 		return
 	}
-	h.answer(w, http.StatusOK, jobDetails(jobs[i], h.Cluster.Slots(), time.Now()))
+	fmt.Fprintln(w, "ok")
 }
 
-func (h *handler) notFound(w http.ResponseWriter, r *http.Request) {
-	h.fail(w, http.StatusNotFound, fmt.Sprintf("Not found: %s %s", r.Method, r.URL.Path))
+func (h *Handler) notFound(w http.ResponseWriter, r *http.Request) {
+	h.fail(w, missing("Not found: %s %s", r.Method, strings.ToValidUTF8(r.URL.Path, "?")))
 }
 
-// fail answers with an error in Flink's shape.
-func (h *handler) fail(w http.ResponseWriter, code int, text string) {
-	h.answer(w, code, map[string]any{"errors": []string{text}})
-}
-
-func (h *handler) answer(w http.ResponseWriter, code int, body any) {
-	w.Header().Set("Content-Type", "application/json; charset=UTF-8")
-	w.WriteHeader(code)
-	if err := json.NewEncoder(w).Encode(body); err != nil {
-		h.Logger.Debug("answer was not sent", "error", err)
+// job finds the job of a request's path, by its own id or by the hex one.
+func (h *Handler) job(r *http.Request) (Job, Info, error) {
+	id := chi.URLParam(r, "job")
+	for _, j := range h.Cluster.Jobs() {
+		if i := j.Info(); i.ID == id || hexID(i.ID) == id {
+			return j, i, nil
+		}
 	}
+	if !isHexID(id) {
+		return nil, Info{}, badRequest("%q is no job id: it has 32 hex digits. GET /jobs lists the jobs", id)
+	}
+	return nil, Info{}, missing("Job %s not found: GET /jobs lists the jobs", id)
+}
+
+// vertex finds the stage of a request's path.
+func (h *Handler) vertex(r *http.Request) (Job, Info, Stage, error) {
+	j, i, err := h.job(r)
+	if err != nil {
+		return nil, Info{}, Stage{}, err
+	}
+	id := chi.URLParam(r, "vertex")
+	if !isHexID(id) {
+		return nil, Info{}, Stage{}, badRequest("%q is no vertex id: it has 32 hex digits", id)
+	}
+	for _, s := range j.Stages() {
+		if hexID(s.Name) == id {
+			return j, i, s, nil
+		}
+	}
+	return nil, Info{}, Stage{}, missing("Vertex %s not found in job %s", id, hexID(i.ID))
+}
+
+func isHexID(s string) bool {
+	for _, c := range []byte(s) {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return len(s) == 32
 }

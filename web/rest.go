@@ -1,6 +1,8 @@
 package web
 
 import (
+	"bytes"
+	"encoding/json"
 	"time"
 )
 
@@ -30,6 +32,14 @@ type configJSON struct {
 type jobIDJSON struct {
 	ID     string `json:"id"`
 	Status string `json:"status"`
+}
+
+type jobIDsJSON struct {
+	Jobs []jobIDJSON `json:"jobs"`
+}
+
+type jobSummariesJSON struct {
+	Jobs []jobSummaryJSON `json:"jobs"`
 }
 
 type jobSummaryJSON struct {
@@ -74,8 +84,7 @@ type vertexJSON struct {
 	Metrics            ioJSON         `json:"metrics"`
 }
 
-// ioJSON are a vertex's sums. Idle is the time in which a slot ran no bundle of the stage; waiting for room in an output
-// queue is part of it, and not yet told apart.
+// ioJSON are the sums of a vertex or of a subtask.
 type ioJSON struct {
 	ReadBytes            int64 `json:"read-bytes"`
 	ReadBytesComplete    bool  `json:"read-bytes-complete"`
@@ -90,11 +99,25 @@ type ioJSON struct {
 	Busy                 int64 `json:"accumulated-busy-time"`
 }
 
+// newIO makes sums of counters over a duration in so many slots: what is neither busy nor back pressured is idle.
+func newIO(c Counters, d time.Duration, slots int) ioJSON {
+	return ioJSON{
+		ReadBytes: c.BytesIn, ReadBytesComplete: true, WriteBytes: c.BytesOut, WriteBytesComplete: true,
+		ReadRecords: c.RecordsIn, ReadRecordsComplete: true, WriteRecords: c.RecordsOut, WriteRecordsComplete: true,
+		BackPressured: c.BackPressured.Milliseconds(), Busy: c.Busy.Milliseconds(),
+		Idle: max(0, (time.Duration(slots)*d - c.Busy - c.BackPressured).Milliseconds()),
+	}
+}
+
 type planJSON struct {
 	JID   string     `json:"jid"`
 	Name  string     `json:"name"`
 	Type  string     `json:"type"`
 	Nodes []nodeJSON `json:"nodes"`
+}
+
+type jobPlanJSON struct {
+	Plan planJSON `json:"plan"`
 }
 
 type nodeJSON struct {
@@ -114,100 +137,133 @@ type edgeJSON struct {
 	Exchange     string `json:"exchange"`
 }
 
+type statusJSON struct {
+	Status string `json:"status"`
+}
+
+type jobConfigJSON struct {
+	JID             string              `json:"jid"`
+	Name            string              `json:"name"`
+	ExecutionConfig executionConfigJSON `json:"execution-config"`
+}
+
+type executionConfigJSON struct {
+	Mode            string            `json:"execution-mode"`
+	RestartStrategy string            `json:"restart-strategy"`
+	Parallelism     int               `json:"job-parallelism"`
+	ObjectReuse     bool              `json:"object-reuse-mode"`
+	UserConfig      map[string]string `json:"user-config"`
+}
+
+type exceptionsJSON struct {
+	RootException *string              `json:"root-exception"`
+	Timestamp     *int64               `json:"timestamp"`
+	All           []exceptionJSON      `json:"all-exceptions"`
+	Truncated     bool                 `json:"truncated"`
+	History       exceptionHistoryJSON `json:"exceptionHistory"`
+}
+
+type exceptionJSON struct {
+	Exception     string  `json:"exception"`
+	Task          *string `json:"task"`
+	Location      *string `json:"location"`
+	Endpoint      *string `json:"endpoint"`
+	Timestamp     int64   `json:"timestamp"`
+	TaskManagerID *string `json:"taskManagerId"`
+}
+
+type exceptionHistoryJSON struct {
+	Entries   []exceptionEntryJSON `json:"entries"`
+	Truncated bool                 `json:"truncated"`
+}
+
+type exceptionEntryJSON struct {
+	Name          string               `json:"exceptionName"`
+	Stacktrace    string               `json:"stacktrace"`
+	Timestamp     int64                `json:"timestamp"`
+	FailureLabels map[string]string    `json:"failureLabels"`
+	Task          *string              `json:"taskName"`
+	Location      *string              `json:"location"`
+	Endpoint      *string              `json:"endpoint"`
+	TaskManagerID *string              `json:"taskManagerId"`
+	Concurrent    []exceptionEntryJSON `json:"concurrentExceptions"`
+}
+
+type executionResultJSON struct {
+	Status queueStatusJSON `json:"status"`
+	Result *jobResultJSON  `json:"job-execution-result,omitempty"`
+}
+
+type queueStatusJSON struct {
+	ID string `json:"id"`
+}
+
+type jobResultJSON struct {
+	ID                string            `json:"id"`
+	ApplicationStatus string            `json:"application-status"`
+	Accumulators      map[string]string `json:"accumulator-results"`
+	NetRuntime        int64             `json:"net-runtime"`
+	FailureCause      *causeJSON        `json:"failure-cause,omitempty"`
+}
+
+// causeJSON is an exception as Flink's Java clients read it: they fail without serialized-throwable.
+type causeJSON struct {
+	Class      string `json:"class"`
+	StackTrace string `json:"stack-trace"`
+	Serialized string `json:"serialized-throwable"`
+}
+
+type accumulatorsJSON struct {
+	Job        []accumulatorJSON `json:"job-accumulators"`
+	User       []accumulatorJSON `json:"user-task-accumulators"`
+	Serialized map[string]string `json:"serialized-user-task-accumulators"`
+}
+
+type accumulatorJSON struct {
+	Name  string `json:"name"`
+	Type  string `json:"type"`
+	Value string `json:"value"`
+}
+
+// ordered is a JSON object whose fields have an order that means something.
+type ordered[T any] struct {
+	names  []string
+	values map[string]T
+}
+
+// MarshalJSON writes the fields in their order.
+func (o ordered[T]) MarshalJSON() ([]byte, error) {
+	var b bytes.Buffer
+	b.WriteByte('{')
+	for k, name := range o.names {
+		if k > 0 {
+			b.WriteByte(',')
+		}
+		key, err := json.Marshal(name)
+		if err != nil {
+			return nil, err
+		}
+		value, err := json.Marshal(o.values[name])
+		if err != nil {
+			return nil, err
+		}
+		b.Write(key)
+		b.WriteByte(':')
+		b.Write(value)
+	}
+	b.WriteByte('}')
+	return b.Bytes(), nil
+}
+
 // jobStates are Flink's JobStatus values, all of which a job's timestamps name.
 func jobStates() []string {
-	return []string{"INITIALIZING", "CREATED", "RUNNING", "FAILING", "FAILED", "CANCELLING", "CANCELED", "FINISHED", "RESTARTING",
-		"SUSPENDED", "RECONCILING"}
+	return []string{
+		"INITIALIZING", "CREATED", "RUNNING", "FAILING", "FAILED", "CANCELLING", "CANCELED", "FINISHED", "RESTARTING",
+		"SUSPENDED", "RECONCILING",
+	}
 }
 
 // taskStates are Flink's ExecutionState values.
 func taskStates() []string {
 	return []string{"CREATED", "SCHEDULED", "DEPLOYING", "INITIALIZING", "RUNNING", "FINISHED", "CANCELING", "CANCELED", "FAILED", "RECONCILING"}
-}
-
-// times returns start, end (-1: not yet) and duration of a job.
-func times(j Job, now time.Time) (start, end, duration int64) {
-	start = j.start().UnixMilli()
-	if at, ended := j.end(); ended {
-		end = at.UnixMilli()
-		return start, end, end - start
-	}
-	return start, -1, now.UnixMilli() - start
-}
-
-// counts counts tasks by state; name spells a state as the answer wants it.
-func counts(j Job, slots int, name func(string) string) map[string]int {
-	m := make(map[string]int)
-	for _, s := range taskStates() {
-		m[name(s)] = 0
-	}
-	for _, s := range j.Stages {
-		m[name(taskState(j, s))] += slots
-	}
-	return m
-}
-
-func jobDetails(j Job, slots int, now time.Time) jobJSON {
-	start, end, duration := times(j, now)
-	out := jobJSON{
-		JID: hexID(j.ID), Name: j.Name, State: flinkState(j.state()), JobType: "BATCH",
-		StartTime: start, EndTime: end, Duration: duration, MaxParallelism: j.MaxParallelism, Now: now.UnixMilli(),
-		Timestamps: make(map[string]int64), Vertices: []vertexJSON{}, StatusCounts: make(map[string]int),
-	}
-	if j.Streaming {
-		out.JobType = "STREAMING"
-	}
-	for _, s := range jobStates() {
-		out.Timestamps[s] = 0
-	}
-	for _, c := range j.Changes {
-		if s := flinkState(c.State); out.Timestamps[s] == 0 {
-			out.Timestamps[s] = c.At.UnixMilli()
-		}
-	}
-	for _, s := range taskStates() {
-		out.StatusCounts[s] = 0
-	}
-	for _, s := range j.Stages {
-		out.StatusCounts[taskState(j, s)]++
-		out.Vertices = append(out.Vertices, vertex(j, s, slots, now))
-	}
-	out.Plan = jobPlan(j, slots, out.JobType)
-	return out
-}
-
-func vertex(j Job, s Stage, slots int, now time.Time) vertexJSON {
-	start, end, duration := times(j, now)
-	tasks := make(map[string]int)
-	for _, state := range taskStates() {
-		tasks[state] = 0
-	}
-	tasks[taskState(j, s)] = slots
-	busy := s.Busy.Milliseconds()
-	return vertexJSON{
-		ID: hexID(s.Name), SlotSharingGroupID: hexID(j.ID), Name: s.Name,
-		MaxParallelism: j.MaxParallelism, Parallelism: slots, Status: taskState(j, s),
-		StartTime: start, EndTime: end, Duration: duration, Tasks: tasks,
-		Metrics: ioJSON{
-			ReadBytes: s.BytesIn, ReadBytesComplete: true, WriteBytes: s.BytesOut, WriteBytesComplete: true,
-			ReadRecords: s.ElementsIn, ReadRecordsComplete: true, WriteRecords: s.ElementsOut, WriteRecordsComplete: true,
-			Idle: max(0, duration*int64(slots)-busy), Busy: busy,
-		},
-	}
-}
-
-func jobPlan(j Job, slots int, jobType string) planJSON {
-	p := planJSON{JID: hexID(j.ID), Name: j.Name, Type: jobType, Nodes: []nodeJSON{}}
-	for _, s := range j.Stages {
-		n := nodeJSON{ID: hexID(s.Name), Parallelism: slots, Description: s.Name, OptimizerProperties: map[string]any{}}
-		for i, in := range s.Inputs {
-			e := edgeJSON{Num: i, ID: hexID(in.Stage), ShipStrategy: "REBALANCE", Exchange: "pipelined_bounded"}
-			if in.Keyed {
-				e.ShipStrategy = "HASH"
-			}
-			n.Inputs = append(n.Inputs, e)
-		}
-		p.Nodes = append(p.Nodes, n)
-	}
-	return p
 }

@@ -61,6 +61,8 @@ type server struct {
 	jobServer                                *grpc.Server
 	workerServer                             *grpc.Server
 	webServer                                *http.Server
+	web                                      *web.Handler // nil without HTTP
+	logs                                     *web.Logs
 
 	resumes     bool              // goes on with the jobs in the store
 	stopServing func(cause error) // set by run
@@ -70,7 +72,8 @@ type server struct {
 
 // newServer opens directories and ports and wires all parts. Nothing is served until run.
 func newServer(s *settings, log *slog.Logger) (_ *server, err error) {
-	srv := &server{settings: s, log: log}
+	logs := web.NewLogs(0)
+	srv := &server{settings: s, log: slog.New(logs.Handler(log.Handler())), logs: logs}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, srv.close())
@@ -132,7 +135,7 @@ func (s *server) openDir() error {
 }
 
 // ownNames are what a server makes in its data directory, besides the lock.
-func ownNames() []string { return []string{"artifacts", "jobs", "spill", portsFile} }
+func ownNames() []string { return []string{"artifacts", "jars", "jobs", "spill", portsFile} }
 
 // checkOwn refuses a directory that was never locked, and so not used, but has files by our names: they are somebody's.
 func (s *server) checkOwn(lock string) error {
@@ -241,13 +244,10 @@ func (s *server) makeCluster() error {
 	if s.webListener == nil {
 		return nil
 	}
-	handler, err := web.NewHandler(web.Config{
-		Cluster: webCluster{s.cluster, pool, maxParallelism}, Revision: versions().revision, Logger: s.log,
-	})
-	if err != nil {
+	if s.web, err = s.newWeb(pool, cache, checkpoints); err != nil {
 		return err
 	}
-	s.webServer = &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+	s.webServer = &http.Server{Handler: s.web, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 	return nil
 }
 
@@ -318,6 +318,7 @@ func (s *server) run(ctx context.Context) error {
 			}
 			return nil
 		})
+		g.Go(func() error { return s.web.Run(ctx) })
 	}
 	if idle := s.settings.idleShutdown; idle > 0 {
 		g.Go(func() error {

@@ -1,50 +1,266 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
 
 	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
+	"github.com/tinyrunner/tinyrunner/checkpoint"
+	"github.com/tinyrunner/tinyrunner/checkpoint/objstore"
 	"github.com/tinyrunner/tinyrunner/engine"
 	"github.com/tinyrunner/tinyrunner/engine/coder"
 	"github.com/tinyrunner/tinyrunner/engine/flow"
 	"github.com/tinyrunner/tinyrunner/engine/plan"
+	"github.com/tinyrunner/tinyrunner/state"
 	"github.com/tinyrunner/tinyrunner/web"
 )
 
-// webCluster is the cluster as package web sees it.
+// newWeb makes the handler of the HTTP port.
+func (s *server) newWeb(pool *flow.Pool, cache *state.Cache, checkpoints *engine.CheckpointConfig) (*web.Handler, error) {
+	c := webCluster{server: s, pool: pool, cache: cache}
+	if checkpoints != nil {
+		c.bucket = checkpoints.Bucket
+	}
+	h, err := web.NewHandler(web.Config{
+		Cluster: c, Revision: versions().revision, Logger: s.log, Logs: s.logs, Address: s.address(s.webListener),
+		JarDir: filepath.Join(s.dir, "jars"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.onClose(h.Close)
+	return h, nil
+}
+
+// webCluster is the server as package web sees it.
 type webCluster struct {
-	cluster        *engine.Cluster
-	pool           *flow.Pool
-	maxParallelism int
+	*server
+	pool   *flow.Pool
+	cache  *state.Cache
+	bucket objstore.Bucket // of the checkpoints; nil: none
 }
 
 var _ web.Cluster = webCluster{}
 
+// Slots of the process; a job may have others.
 func (c webCluster) Slots() int { return c.cluster.Slots() }
 
-func (c webCluster) Pool() web.Pool {
-	return web.Pool{Limit: c.pool.Limit(), Used: c.pool.Used(), Spilled: c.pool.Spilled()}
+// Memory tells of the parts that have a bound. What of the state's cache is in use is not known here.
+func (c webCluster) Memory() web.Memory {
+	return web.Memory{
+		Limit: int64(c.server.settings.memory), PoolLimit: c.pool.Limit(), PoolUsed: c.pool.Used(), PoolSpilled: c.pool.Spilled(),
+		CacheLimit: c.cache.Bytes(), CacheInUse: -1,
+	}
 }
 
+// Settings are all flags but those that hold secrets, which package web hides.
+func (c webCluster) Settings() map[string]string {
+	out := make(map[string]string)
+	for _, t := range c.server.settings.table() {
+		out[t.name] = t.value.String()
+	}
+	return out
+}
+
+// Ready looks whether the store of the checkpoints answers. Jobs are restored before anything is served.
+func (c webCluster) Ready(ctx context.Context) error {
+	if c.bucket == nil {
+		return nil
+	}
+	for _, err := range c.bucket.List(ctx, "readyz-probe/") {
+		if err != nil {
+			return fmt.Errorf("the store of the checkpoints cannot be reached: %w", err)
+		}
+		break
+	}
+	return nil
+}
+
+// Jobs are all jobs, oldest first.
 func (c webCluster) Jobs() []web.Job {
 	var out []web.Job
 	for _, j := range c.cluster.Jobs() {
-		w := web.Job{
-			ID: j.ID(), Name: j.Name(), MaxParallelism: c.maxParallelism, Streaming: unbounded(j.Plan()), Changes: changes(j),
-		}
-		inputs := stageInputs(j.Plan())
-		for _, s := range j.Overview().Stages {
-			w.Stages = append(w.Stages, web.Stage{
-				Name: s.Name, Inputs: inputs[s.Name],
-				Finished:   s.OutputWatermark >= coder.MaxTimestamp && s.QueuedElements == 0 && s.RunningBundles == 0,
-				ElementsIn: s.ElementsIn, BytesIn: s.BytesIn, ElementsOut: s.ElementsOut, BytesOut: s.BytesOut,
-				Busy: s.Busy, QueuedElements: s.QueuedElements, Active: s.RunningBundles,
-			})
+		out = append(out, webJob{j, c.server.settings.checkpoints})
+	}
+	return out
+}
+
+// Submit takes the way that all jobs take: this process's own Job API.
+func (c webCluster) Submit(ctx context.Context, s web.Submission) (id string, err error) {
+	conn, err := grpc.NewClient(c.jobEndpoint(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return "", fmt.Errorf("connect to the job service: %w", err)
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	jobs := jobpb.NewJobServiceClient(conn)
+	prep, err := jobs.Prepare(ctx, &jobpb.PrepareJobRequest{Pipeline: s.Pipeline, JobName: s.Name, PipelineOptions: s.Options})
+	if err != nil {
+		return "", errors.New(status.Convert(err).Message())
+	}
+	if err := offerFiles(ctx, conn, prep.GetStagingSessionToken()); err != nil {
+		return "", errors.New(status.Convert(err).Message())
+	}
+	job, err := jobs.Run(ctx, &jobpb.RunJobRequest{PreparationId: prep.GetPreparationId()})
+	if err != nil {
+		return "", errors.New(status.Convert(err).Message())
+	}
+	return job.GetJobId(), nil
+}
+
+// DisposeSavepoint removes a savepoint.
+func (c webCluster) DisposeSavepoint(ctx context.Context, location string) error {
+	bucket, prefix, err := c.openLocation(ctx, location)
+	if err != nil {
+		return fmt.Errorf("dispose savepoint %s: %w", location, err)
+	}
+	err = checkpoint.DisposeSavepoint(ctx, checkpoint.SavepointConfig{Bucket: bucket, Prefix: prefix, Owner: checkpoint.NewOwner(time.Now())})
+	if err = errors.Join(err, closeBucket(bucket)); err != nil {
+		return fmt.Errorf("dispose savepoint %s: %w", location, err)
+	}
+	return nil
+}
+
+// webJob is a job as package web sees it.
+type webJob struct {
+	*engine.Job
+	location string // of all jobs' checkpoints; "": none
+}
+
+var _ web.Job = webJob{}
+
+// Info tells what is known without a look at the stages.
+func (j webJob) Info() web.Info {
+	return web.Info{
+		ID: j.ID(), Name: cmp.Or(j.Name(), j.ID()), Streaming: unbounded(j.Plan()), MaxParallelism: maxParallelism, Slots: j.Slots(),
+		Restarts: j.Restarts(), Changes: changes(j.Job),
+	}
+}
+
+// Stages tells of the stages as they are now, or were when the job ended. Before it runs there are those of the plan.
+func (j webJob) Stages() []web.Stage {
+	overview := j.Overview()
+	if len(overview.Stages) == 0 {
+		return plannedStages(j.Plan())
+	}
+	planned := make(map[string]*plan.Stage)
+	for _, s := range j.Plan().Stages {
+		planned[s.Name] = s
+	}
+	var out []web.Stage
+	for _, s := range overview.Stages {
+		w := webStage(s)
+		if p := planned[s.Name]; p != nil {
+			w.Transforms = p.Transforms
 		}
 		out = append(out, w)
 	}
 	return out
+}
+
+func webStage(s engine.StageOverview) web.Stage {
+	w := web.Stage{
+		Name: s.Name, Kind: s.Kind,
+		Finished:       s.OutputWatermark >= coder.MaxTimestamp && s.QueuedElements == 0 && s.RunningBundles == 0,
+		InputWatermark: watermark(s.InputWatermark), OutputWatermark: watermark(s.OutputWatermark),
+		Total:   web.Counters{RecordsIn: s.ElementsIn, RecordsOut: s.ElementsOut, BytesIn: s.BytesIn, BytesOut: s.BytesOut, Busy: s.Busy},
+		Bundles: s.Bundles, FailedBundles: s.FailedBundles, Splits: s.Splits, DroppedLate: s.DroppedLate,
+	}
+	for _, in := range s.Inputs {
+		w.Inputs = append(w.Inputs, web.Input{Stage: in, Keyed: s.Keyed})
+	}
+	for _, t := range s.Slots {
+		w.Subtasks = append(w.Subtasks, web.Subtask{
+			Counters: web.Counters{
+				RecordsIn: t.ElementsIn, RecordsOut: t.ElementsOut, BytesIn: t.BytesIn, BytesOut: t.BytesOut,
+				Busy: t.Busy, BackPressured: t.BackPressured,
+			},
+			QueuedRecords: int64(t.QueuedElements), QueuedBytes: t.QueuedBytes, Running: t.Running, Backlog: t.Backlog,
+		})
+	}
+	return w
+}
+
+func watermark(ms int64) int64 {
+	switch {
+	case ms <= coder.MinTimestamp:
+		return web.MinWatermark
+	case ms >= coder.MaxTimestamp:
+		return web.MaxWatermark
+	default:
+		return ms
+	}
+}
+
+// plannedStages are the stages of a job that does not run yet.
+func plannedStages(p *plan.Plan) []web.Stage {
+	var out []web.Stage
+	for _, s := range p.Stages {
+		w := web.Stage{
+			Name: s.Name, Kind: s.Kind.String(), Transforms: s.Transforms, InputWatermark: web.MinWatermark, OutputWatermark: web.MinWatermark,
+		}
+		if c := p.Collections[s.Input]; c != nil {
+			for _, k := range c.Producers {
+				w.Inputs = append(w.Inputs, web.Input{Stage: p.Stages[k].Name, Keyed: s.Keyed})
+			}
+		}
+		out = append(out, w)
+	}
+	return out
+}
+
+// Failures are what ended executions.
+func (j webJob) Failures() []web.Failure {
+	var out []web.Failure
+	for _, f := range j.Job.Failures() {
+		out = append(out, web.Failure{At: f.At, Text: f.Err.Error()})
+	}
+	return out
+}
+
+// Checkpoints tells of the job's checkpoints.
+func (j webJob) Checkpoints() web.Checkpoints {
+	s := j.Job.Checkpoints()
+	out := web.Checkpoints{
+		Enabled: s.Enabled, Interval: s.Interval, Restored: s.Counts.Restored, Total: s.Counts.Total,
+		InProgress: s.Counts.InProgress, Completed: s.Counts.Completed, Failed: s.Counts.Failed,
+	}
+	if s.Enabled {
+		out.Location = j.location
+	}
+	for _, i := range s.History {
+		out.History = append(out.History, webCheckpoint(i))
+	}
+	if s.LatestRestored != nil {
+		out.LatestRestored = new(webCheckpoint(*s.LatestRestored))
+	}
+	return out
+}
+
+func webCheckpoint(i engine.CheckpointInfo) web.Checkpoint {
+	return web.Checkpoint{
+		ID: i.ID, Status: string(i.Status), Started: i.Started, Ended: i.Ended, Restored: i.Restored, Pause: i.Pause,
+		Size: i.Size, Uploaded: i.Uploaded, InFlight: i.InFlight, Savepoint: i.Savepoint, Error: i.Error,
+	}
+}
+
+// Checkpoint makes a checkpoint, and a savepoint of it if there is a location.
+func (j webJob) Checkpoint(ctx context.Context, savepoint string) (int64, error) {
+	i, err := j.Job.Checkpoint(ctx, savepoint)
+	return i.ID, err
+}
+
+// Stop ends the job with a savepoint.
+func (j webJob) Stop(ctx context.Context, savepoint string) error {
+	_, err := j.Job.Stop(ctx, savepoint)
+	return err
 }
 
 // changes returns the states a job went through so far.
@@ -67,19 +283,4 @@ func unbounded(p *plan.Plan) bool {
 		}
 	}
 	return false
-}
-
-// stageInputs finds, by name, the stages that feed each stage.
-func stageInputs(p *plan.Plan) map[string][]web.Input {
-	out := make(map[string][]web.Input)
-	for _, s := range p.Stages {
-		c := p.Collections[s.Input]
-		if c == nil {
-			continue
-		}
-		for _, i := range c.Producers {
-			out[s.Name] = append(out[s.Name], web.Input{Stage: p.Stages[i].Name, Keyed: s.Keyed})
-		}
-	}
-	return out
 }

@@ -1,0 +1,101 @@
+package web
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+)
+
+// failure is an error that a client is told of, in Flink's shape: {"errors": ["..."]}.
+type failure struct {
+	code int
+	text string
+}
+
+func (f *failure) Error() string { return f.text }
+
+func fail(code int, format string, args ...any) error {
+	return &failure{code, fmt.Sprintf(format, args...)}
+}
+
+func badRequest(format string, args ...any) error {
+	return fail(http.StatusBadRequest, format, args...)
+}
+
+func missing(format string, args ...any) error { return fail(http.StatusNotFound, format, args...) }
+
+// plain is an answer that is text and not JSON.
+type plain []byte
+
+// empty is Flink's answer with nothing in it.
+type empty struct{}
+
+func (h *Handler) fail(w http.ResponseWriter, err error) {
+	code := http.StatusInternalServerError
+	var f *failure
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &f):
+		code = f.code
+	case errors.As(err, &large):
+		code = http.StatusRequestEntityTooLarge
+		err = fmt.Errorf("the request's body is larger than %d bytes", large.Limit)
+	default:
+		h.log.Warn("REST call failed", "error", err)
+	}
+	h.answer(w, code, errorsJSON{[]string{err.Error()}})
+}
+
+type errorsJSON struct {
+	Errors []string `json:"errors"`
+}
+
+func (h *Handler) answer(w http.ResponseWriter, code int, body any) {
+	header := w.Header()
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("Cache-Control", "no-store")
+	var data []byte
+	if text, ok := body.(plain); ok {
+		header.Set("Content-Type", "text/plain; charset=utf-8")
+		data = text
+	} else {
+		header.Set("Content-Type", "application/json; charset=UTF-8")
+		var err error
+		if data, err = json.Marshal(body); err != nil {
+			h.log.Error("REST answer cannot be encoded", "error", err)
+			code, data = http.StatusInternalServerError, []byte(`{"errors":["the answer cannot be encoded"]}`)
+		}
+	}
+	w.WriteHeader(code)
+	if _, err := w.Write(data); err != nil {
+		h.log.Debug("answer was not sent", "error", err)
+	}
+}
+
+// decode reads a request's JSON into v. Fields that it does not know are ignored, as Flink does; no body is {}.
+func decode(r *http.Request, v any) error {
+	data, err := io.ReadAll(r.Body)
+	if err != nil {
+		return err
+	}
+	if len(data) == 0 {
+		return nil
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return badRequest("Request did not match expected format: %v", err)
+	}
+	return nil
+}
+
+// ratio is a number that may be unknown: JSON has no NaN, so Flink writes it as a string.
+type ratio float64
+
+// MarshalJSON writes "NaN" for what is no number.
+func (f ratio) MarshalJSON() ([]byte, error) {
+	if f != f {
+		return []byte(`"NaN"`), nil
+	}
+	return json.Marshal(float64(f))
+}
