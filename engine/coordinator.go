@@ -15,6 +15,7 @@ import (
 
 	"github.com/tinyrunner/tinyrunner/checkpoint"
 	"github.com/tinyrunner/tinyrunner/engine/native"
+	"github.com/tinyrunner/tinyrunner/state"
 )
 
 // coordinator makes the checkpoints of one execution, one after the other:
@@ -169,7 +170,7 @@ func (c *coordinator) checkpoint(ctx context.Context, r *checkpointRequest) erro
 	id := d.nextID
 	d.nextID++
 	d.started(CheckpointInfo{ID: id, Trigger: r.trigger, Status: CheckpointInProgress, Started: time.Now()})
-	cut, err := c.cut(id)
+	cut, err := c.cut(ctx, id)
 	if err != nil {
 		d.update(func(i *CheckpointInfo) { i.Status, i.Error = CheckpointFailed, err.Error() })
 		d.job.warn(fmt.Sprintf("checkpoint %d failed, the job goes on: %v", id, err))
@@ -202,9 +203,8 @@ func (c *coordinator) checkpoint(ctx context.Context, r *checkpointRequest) erro
 	return nil
 }
 
-// cut takes everything of one instant. Commits wait meanwhile, so nothing here may wait for others.
-func (c *coordinator) cut(id int64) (*cutting, error) {
-	x := c.x
+// cut takes everything of one instant, and waits until the state of that instant is in files.
+func (c *coordinator) cut(ctx context.Context, id int64) (*cutting, error) {
 	cut := &cutting{id: id, dir: c.d.cutDir(id), positions: make(map[*sourceOp]map[int][]byte), stable: make(map[*stage][]int)}
 	if err := os.RemoveAll(cut.dir); err != nil {
 		return nil, fmt.Errorf("clear %s: %w", cut.dir, err)
@@ -212,48 +212,81 @@ func (c *coordinator) cut(id int64) (*cutting, error) {
 	if err := os.MkdirAll(cut.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make %s: %w", cut.dir, err)
 	}
-	if err := x.db.Flush(); err != nil {
+	if err := c.x.db.Flush(); err != nil {
 		return nil, err
 	}
-	x.cut.Lock()
-	defer x.cut.Unlock()
-	began := time.Now()
-	if err := x.db.Cut(filepath.Join(cut.dir, stateSubdir)); err != nil {
-		return nil, err
-	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	snap, err := x.snapshot()
+	point, err := c.instant(cut)
 	if err != nil {
 		return nil, err
 	}
-	cut.snap, cut.slots = snap, x.cfg.Slots
-	for _, b := range snap.blocks {
+	err = point.Finish(ctx, filepath.Join(cut.dir, stateSubdir))
+	if err == nil {
+		return cut, nil
+	}
+	cut.snap.release()
+	if len(cut.sinks) > 0 { // their transactions have ended: there is no way back but the last checkpoint
+		return nil, fmt.Errorf("%w: %w", native.ErrRestart, err)
+	}
+	c.x.mu.Lock()
+	c.x.finalizers = append(cut.finalize, c.x.finalizers...)
+	c.x.mu.Unlock()
+	return nil, err
+}
+
+// instant takes what is to be in the cut between two commits, which wait meanwhile: nothing here may wait for others.
+func (c *coordinator) instant(cut *cutting) (_ *state.CutPoint, err error) {
+	x := c.x
+	began := time.Now()
+	x.cut.Lock()
+	defer x.cut.Unlock()
+	point, err := x.db.BeginCut()
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			point.Abandon()
+		}
+	}()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if cut.snap, err = x.snapshot(); err != nil {
+		return nil, err
+	}
+	cut.slots = x.cfg.Slots
+	for _, b := range cut.snap.blocks {
 		cut.elements += b.block.Len()
 	}
 	for _, s := range x.stages {
-		switch op := s.op.(type) {
-		case *sinkOp:
-			if op.exact == nil {
-				continue
-			}
-			p, err := op.exact.Cut(id)
-			if err != nil {
-				snap.release()
-				// Other sinks may have ended their transactions: there is no way back but the last checkpoint.
-				return nil, fmt.Errorf("%w: cut sink %s: %w", native.ErrRestart, s.name, err)
-			}
-			cut.sinks, cut.prepared = append(cut.sinks, op), append(cut.prepared, p)
-		case *sourceOp:
-			cut.positions[op] = op.takePositions()
-		}
-		if s.plan != nil && s.plan.StableInput {
-			cut.stable[s] = s.unstableCounts()
+		if err := cut.take(s); err != nil {
+			cut.snap.release()
+			return nil, err
 		}
 	}
 	cut.finalize, x.finalizers = x.finalizers, nil
 	cut.pause = time.Since(began)
-	return cut, nil
+	return point, nil
+}
+
+// take takes what a stage has outside of the snapshot. REQUIRES: execution.mu.
+func (cut *cutting) take(s *stage) error {
+	switch op := s.op.(type) {
+	case *sinkOp:
+		if op.exact == nil {
+			break
+		}
+		p, err := op.exact.Cut(cut.id)
+		if err != nil { // other sinks may have ended their transactions: there is no way back but the last checkpoint
+			return fmt.Errorf("%w: cut sink %s: %w", native.ErrRestart, s.name, err)
+		}
+		cut.sinks, cut.prepared = append(cut.sinks, op), append(cut.prepared, p)
+	case *sourceOp:
+		cut.positions[op] = op.takePositions()
+	}
+	if s.plan != nil && s.plan.StableInput {
+		cut.stable[s] = s.unstableCounts()
+	}
+	return nil
 }
 
 // complete brings a cut into the store, and tries until it is there.

@@ -45,7 +45,8 @@ type DB struct {
 	closed bool           // no new operation may begin
 	active sync.WaitGroup // operations that use pdb
 
-	cut sync.RWMutex // a commit holds it for reading, Cut for writing
+	cut  sync.RWMutex // a commit holds it for reading, BeginCut for writing
+	gate gate         // for commits while a cut is finished
 
 	memory sync.Mutex // protects queues and holds; taken last
 	queues map[timerClass][]front
@@ -119,32 +120,6 @@ func (db *DB) Flush() error {
 	defer db.leave()
 	if err := db.pdb.Flush(); err != nil {
 		return fmt.Errorf("flush state %s: %w", db.dir, err)
-	}
-	return nil
-}
-
-// Cut makes dir, which must not exist and must be on the same file system, a copy of the database as of now: hard links
-// to immutable files and a few small ones. Commits wait meanwhile. Open takes a Cut or a copy of it.
-func (db *DB) Cut(dir string) error {
-	if err := db.enter(); err != nil {
-		return err
-	}
-	defer db.leave()
-	db.cut.Lock()
-	defer db.cut.Unlock()
-	if err := db.backgroundErr(); err != nil {
-		return fmt.Errorf("cut state to %s: %w", dir, err)
-	}
-	if err := db.writeHolds(); err != nil {
-		return fmt.Errorf("cut state to %s: %w", dir, err)
-	}
-	err := db.pdb.Flush()
-	if err == nil {
-		err = db.pdb.Checkpoint(dir)
-	}
-	err = errors.Join(err, db.dropHolds())
-	if err != nil {
-		return fmt.Errorf("cut state to %s: %w", dir, err)
 	}
 	return nil
 }

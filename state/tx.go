@@ -288,6 +288,7 @@ func (tx *Tx) commit() error {
 	if b.Empty() {
 		return nil
 	}
+	db.gate.pass(b)
 	if err := db.pdb.Apply(b, pebble.NoSync); err != nil {
 		return err
 	}

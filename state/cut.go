@@ -1,0 +1,155 @@
+package state
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+)
+
+// CutPoint is an instant of the database, between two commits, that becomes a Cut. To take it costs no more than a change of
+// memtables: what was committed before is in tables and in memtables that take no more writes, and Finish waits for these
+// to become tables, too. Commits go on meanwhile, as long as they fit into the memtable that began at this instant: were it
+// full, it would become a table that the Cut must not have.
+type CutPoint struct {
+	db      *DB
+	flushed <-chan struct{}
+}
+
+// gate lets commits pass during a cut as long as there is room.
+type gate struct {
+	mu      sync.Mutex
+	cutting chan struct{} // closed by the end of the cut; nil: there is none
+	room    int64         // bytes of the memtable that are left, at least
+}
+
+// entryOverhead is more than what an entry takes in a memtable besides its key and value, bytes (arenaskl.MaxNodeSize).
+const entryOverhead = 240
+
+// smallestMemTable is what Pebble begins with, bytes.
+const smallestMemTable = 256 << 10
+
+// pass waits until a batch may be applied.
+func (g *gate) pass(b *pebble.Batch) {
+	need := int64(b.Len()) + entryOverhead*int64(b.Count())
+	for {
+		g.mu.Lock()
+		cutting := g.cutting
+		fits := need <= g.room
+		if cutting != nil && fits {
+			g.room -= need
+		}
+		g.mu.Unlock()
+		if cutting == nil || fits {
+			return
+		}
+		<-cutting
+	}
+}
+
+func (g *gate) begin(room int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.cutting, g.room = make(chan struct{}), room
+}
+
+func (g *gate) end() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	close(g.cutting)
+	g.cutting = nil
+}
+
+// BeginCut takes an instant; commits wait for a moment. Finish or Abandon must be called. There is one cut at a time. Flush,
+// shortly before, makes the moment short.
+func (db *DB) BeginCut() (*CutPoint, error) {
+	if err := db.enter(); err != nil {
+		return nil, err
+	}
+	c, err := db.beginCut()
+	if err != nil {
+		db.leave()
+		return nil, fmt.Errorf("cut state %s: %w", db.dir, err)
+	}
+	return c, nil
+}
+
+func (db *DB) beginCut() (*CutPoint, error) {
+	room := db.memTableRoom()
+	db.cut.Lock()
+	defer db.cut.Unlock()
+	if err := db.backgroundErr(); err != nil {
+		return nil, err
+	}
+	if err := db.writeHolds(); err != nil {
+		return nil, err
+	}
+	flushed, err := db.pdb.AsyncFlush()
+	if err = errors.Join(err, db.dropHolds()); err != nil {
+		return nil, err
+	}
+	db.gate.begin(room)
+	return &CutPoint{db: db, flushed: flushed}, nil
+}
+
+// memTableRoom is how many bytes the next memtable will hold, at least: Pebble makes it no smaller than the present one.
+func (db *DB) memTableRoom() int64 {
+	size := int64(smallestMemTable)
+	if m := db.pdb.Metrics().MemTable; m.Count == 1 {
+		size = max(size, int64(m.Size))
+	}
+	return size * 7 / 8
+}
+
+// Finish makes dir, which must not exist and must be on the same file system, a copy of the database as of the instant: hard
+// links to immutable files and a few small ones. Open takes a Cut or a copy of it.
+func (c *CutPoint) Finish(ctx context.Context, dir string) error {
+	defer c.Abandon()
+	if err := c.wait(ctx); err != nil {
+		return fmt.Errorf("cut state to %s: %w", dir, err)
+	}
+	if err := c.db.pdb.Checkpoint(dir); err != nil {
+		return fmt.Errorf("cut state to %s: %w", dir, err)
+	}
+	return nil
+}
+
+// wait waits until everything of the instant is in tables.
+func (c *CutPoint) wait(ctx context.Context) error {
+	look := time.NewTicker(50 * time.Millisecond)
+	defer look.Stop()
+	for {
+		select {
+		case <-c.flushed:
+			return c.db.backgroundErr()
+		case <-look.C:
+			if err := c.db.backgroundErr(); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Abandon gives the cut up, if it is not finished.
+func (c *CutPoint) Abandon() {
+	if c.db == nil {
+		return
+	}
+	c.db.gate.end()
+	c.db.leave()
+	c.db = nil
+}
+
+// Cut is BeginCut and Finish.
+func (db *DB) Cut(dir string) error {
+	c, err := db.BeginCut()
+	if err != nil {
+		return err
+	}
+	return c.Finish(context.Background(), dir)
+}
