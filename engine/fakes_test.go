@@ -77,10 +77,8 @@ func newMemBucket() *memBucket { return &memBucket{objects: make(map[string][]by
 
 func (b *memBucket) Create(_ context.Context, name string, r io.ReaderAt, size int64) error {
 	data := make([]byte, size)
-	if _, err := r.ReadAt(data, 0); err != nil && !(errors.Is(err, io.EOF) && size == 0) {
-		if n, err := io.ReadFull(io.NewSectionReader(r, 0, size), data); err != nil {
-			return fmt.Errorf("read %d of %d bytes: %w", n, size, err)
-		}
+	if n, err := io.ReadFull(io.NewSectionReader(r, 0, size), data); err != nil {
+		return fmt.Errorf("read %d of %d bytes: %w", n, size, err)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()

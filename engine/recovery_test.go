@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -262,16 +263,15 @@ func TestCorruptCheckpoint(t *testing.T) {
 
 func TestTwoProcesses(t *testing.T) {
 	w := newWorld(t, counted(160, 2, 3), 1)
-	defer w.close()
+	defer func() { w.close() }()
 	spec := specOf(twoWays(t), goOnly())
 	l := slowLife()
 	l.Interval = 10 * time.Millisecond
 	older := startProcess(t, w, l)
 	job := begin(t, older, spec)
 	waitFor(t, "a checkpoint", func() bool { return completed(job) > 0 })
-	dir := w.dir
+	defer os.RemoveAll(w.dir)
 	w.dir += "-2"
-	defer w.close()
 	newer := startProcess(t, w, calmLife())
 	second, err := newer.run(t, spec)
 	if err != nil {
@@ -291,8 +291,6 @@ func TestTwoProcesses(t *testing.T) {
 	newer.end(t)
 	older.end(t)
 	checkTwoWays(t, w.broker, w.log, true)
-	w.dir, dir = dir, w.dir
-	defer w.close()
 }
 
 // finalizing workers ask for finalization of each bundle.
