@@ -18,6 +18,8 @@
 //	split.go      bundles that give work back
 //	output.go     what a bundle emits, routed to the queues of its consumers
 //	watermark.go  how event time moves through the stages
+//	coordinator.go  checkpoints: a cut between two commits, brought into the store
+//	durable.go    a job beyond its process: claimed, restored, resumed
 //	group.go      the native GroupByKey
 //	native.go     sources, sinks, Impulse and other stages without user code
 //
