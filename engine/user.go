@@ -28,10 +28,14 @@ type userOp struct {
 	// generation makes cache tokens new after a bundle of the slot failed: what the SDK cached may be of that bundle.
 	generation []int // by slot, guarded by execution.mu
 	limit      int   // elements a bundle at most
+	pace       *pace // of a stream's bundles, guarded by execution.mu
 }
 
 func newUserOp(s *stage) (operator, error) {
-	o := &userOp{s: s, generation: make([]int, max(s.x.cfg.Slots, unboundedBundles)), domains: make(map[string]state.Domain), limit: s.x.cfg.MaxBundleElements}
+	o := &userOp{
+		s: s, generation: make([]int, max(s.x.cfg.Slots, unboundedBundles)), domains: make(map[string]state.Domain),
+		limit: s.x.cfg.MaxBundleElements, pace: newPace(s.x.cfg.MaxBundleElements, s.x.cfg.MaxBundleTime),
+	}
 	states, err := s.userStates()
 	if err != nil {
 		return nil, err
@@ -154,8 +158,12 @@ func (o *userOp) gathers(q *flow.Queue) bool {
 // so few that the cost of bundles would outweigh them.
 func (o *userOp) share(q *flow.Queue) int {
 	s := o.s
+	limit := o.limit
+	if !s.in.Bounded {
+		limit = min(limit, o.pace.limit)
+	}
 	if s.keyed {
-		return o.limit
+		return limit
 	}
 	free := 0
 	for _, b := range s.busy {
@@ -167,7 +175,7 @@ func (o *userOp) share(q *flow.Queue) int {
 	if !s.plan.Splittable {
 		n = max(n, fewElements)
 	}
-	return max(1, min(n, o.limit))
+	return max(1, min(n, limit))
 }
 
 func (o *userOp) run(ctx context.Context, w *work) error {
@@ -194,9 +202,13 @@ func (o *userOp) run(ctx context.Context, w *work) error {
 	if len(b.Input) == 0 && len(b.Timers) == 0 {
 		return nil
 	}
+	began := time.Now()
 	res, err := worker.Run(ctx, b)
 	x.mu.Lock()
 	w.running = false
+	if err == nil && w.kind == elements {
+		o.pace.observe(countElements(b.Input), time.Since(began))
+	}
 	x.mu.Unlock()
 	w.splitters.Wait()
 	if err != nil {
