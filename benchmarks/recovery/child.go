@@ -284,7 +284,7 @@ func (c *child) fill(ctx context.Context) error {
 	if err := c.reach(ctx, c.o.keys); err != nil {
 		return err
 	}
-	full, err := c.job.Checkpoint(ctx, "")
+	full, err := c.settle(ctx)
 	if err != nil {
 		return err
 	}
@@ -336,6 +336,21 @@ func (c *child) fill(ctx context.Context) error {
 	}
 	<-ctx.Done()
 	return nil
+}
+
+// settle makes checkpoints until one uploads next to nothing: the tables of the fill have been merged.
+func (c *child) settle(ctx context.Context) (engine.CheckpointInfo, error) {
+	for {
+		info, err := c.job.Checkpoint(ctx, "")
+		if err != nil || info.Uploaded < info.Size/1000 {
+			return info, err
+		}
+		select {
+		case <-time.After(2 * time.Second):
+		case <-ctx.Done():
+			return info, ctx.Err()
+		}
+	}
 }
 
 func milliseconds(d time.Duration) float64 { return measure.Round(float64(d.Microseconds()) / 1000) }
