@@ -195,6 +195,29 @@ func TestTransactions(t *testing.T) {
 	})
 }
 
+// The next transaction has another producer: it must not write before all of this one is in the topic.
+func TestOrderAcrossTransactions(t *testing.T) {
+	eachGeneration(t, func(t *testing.T, b *broker) {
+		s := openTxn(t, transactionalConfig(t, writeConfig(b, KV, "out"), native.TransactionConfig{}))
+		f := b.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "out", Err: kerr.NotEnoughReplicas, Count: 2,
+			When: func(r kmsg.Request) bool { return *r.(*kmsg.ProduceRequest).TransactionID == s.slots[0].id }})
+		put(t, s, "first")
+		if err := f.Wait(t.Context(), 1); err != nil { // refused, and to be sent again
+			t.Fatal(err)
+		}
+		p := cut(t, s)
+		put(t, s, "second")
+		if _, err := p.Prepare(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		checkpoint(t, s)
+		checkVisible(t, b, "first", "second")
+	})
+}
+
 // A prepared transaction survives its process, and is committed by its token once, and again.
 func TestRecoverPrepared(t *testing.T) {
 	eachGeneration(t, func(t *testing.T, b *broker) {
