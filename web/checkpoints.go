@@ -58,6 +58,13 @@ func quantiles(values []int64) quantilesJSON {
 	return quantilesJSON{Min: s.Min, Max: s.Max, Avg: s.Avg, P50: at(0.5), P90: at(0.9), P95: at(0.95), P99: at(0.99), P999: at(0.999)}
 }
 
+// extremes are quantiles without percentiles: Flink has none over subtasks, and its clients know them as NaN.
+func extremes(values []int64) quantilesJSON {
+	out, none := quantiles(values), quantiles(nil)
+	none.Min, none.Max, none.Avg = out.Min, out.Max, out.Avg
+	return none
+}
+
 type latestJSON struct {
 	Completed *checkpointJSON `json:"completed"`
 	Savepoint *checkpointJSON `json:"savepoint"`
@@ -360,11 +367,11 @@ func (h *Handler) vertexCheckpoint(r *http.Request) (any, error) {
 			pause, upload = append(pause, sync), append(upload, async)
 		}
 	}
-	zero := quantiles(none)
+	zero := extremes(none)
 	out.Summary = vertexCheckpointSummaryJSON{
-		CheckpointedSize: quantiles(unknown), StateSize: quantiles(unknown), Duration: quantiles(duration),
-		Checkpoint: checkpointDurationJSON{quantiles(pause), quantiles(upload)},
-		Alignment:  alignmentSummaryJSON{zero, zero, zero, zero}, StartDelay: zero,
+		CheckpointedSize: extremes(unknown), StateSize: extremes(unknown), Duration: extremes(duration),
+		Checkpoint: checkpointDurationJSON{extremes(pause), extremes(upload)},
+		Alignment:  alignmentSummaryJSON{quantiles(none), zero, zero, zero}, StartDelay: zero,
 	}
 	return out, nil
 }
