@@ -146,13 +146,13 @@ func run(ctx context.Context, o options) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	res, err := newRun(o, log).run(ctx)
 	if res == nil {
-		return fmt.Errorf("%w; logs are in %s", err, filepath.Join(o.dir, "logs"))
+		return fmt.Errorf("%w; everything is in %s (logs, broker/log)", err, o.dir)
 	}
 	if perr := measure.Print(os.Stdout, res); perr != nil {
 		return errors.Join(err, perr)
 	}
 	if err != nil {
-		return fmt.Errorf("%w; logs are in %s", err, filepath.Join(o.dir, "logs"))
+		return fmt.Errorf("%w; everything is in %s (logs, broker/log)", err, o.dir)
 	}
 	if temporary {
 		return os.RemoveAll(o.dir)

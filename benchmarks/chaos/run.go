@@ -257,12 +257,17 @@ func (c *chaos) submit(ctx context.Context) error {
 func (c *chaos) watch(ctx context.Context) error {
 	for pause(ctx, time.Second) == nil {
 		if idle := c.reader.idle(); idle > c.o.patience {
-			c.runner.signal(syscall.SIGQUIT) // it prints its goroutines
-			_ = pause(ctx, 2*time.Second)
+			c.dump(ctx)
 			return fmt.Errorf("no new output for %s, %d of %d records were through", idle.Round(time.Second), c.reader.done.Load(), c.prod.sent.Load())
 		}
 	}
 	return nil
+}
+
+// dump has tinyrunner print its goroutines to its log.
+func (c *chaos) dump(ctx context.Context) {
+	c.runner.signal(syscall.SIGQUIT)
+	_ = pause(ctx, 2*time.Second) // it does not matter why this ends
 }
 
 // drain waits until everything has come through, and then a while for what should not come.
@@ -274,6 +279,7 @@ func (c *chaos) drain(ctx context.Context) error {
 	for c.reader.newest.Store(time.Now().UnixNano()); !c.reader.complete(c.prod.made); {
 		if c.reader.idle() > c.o.patience/2 {
 			c.log.Error("the rest does not come")
+			c.dump(ctx)
 			return nil // the report says what is lost
 		}
 		if err := pause(ctx, 100*time.Millisecond); err != nil {
