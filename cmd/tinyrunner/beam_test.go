@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -109,6 +110,15 @@ func TestPythonWordcount(t *testing.T) {
 		"EXTERNAL": func(t *testing.T) []string {
 			return append(portable, "--environment_type=EXTERNAL", "--environment_config="+workerPool(t, interpreter))
 		},
+		"PROCESS": func(t *testing.T) []string {
+			config, err := json.Marshal(map[string]any{"command": pythonBoot(t), "env": map[string]string{
+				"PATH": filepath.Dir(interpreter) + ":" + os.Getenv("PATH"), "RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT": "1",
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return append(portable, "--environment_type=PROCESS", "--environment_config="+string(config))
+		},
 		"PrismRunner": func(*testing.T) []string { return []string{"--runner=PrismRunner", "--prism_location=" + binary()} },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -120,6 +130,18 @@ func TestPythonWordcount(t *testing.T) {
 	if left, err := filepath.Glob(filepath.Join(p.dir, "artifacts", "*")); err != nil || len(left) != 0 {
 		t.Errorf("artifacts are left: %v, %v", left, err)
 	}
+}
+
+// pythonBoot builds the boot program of the Python SDK's containers.
+func pythonBoot(t *testing.T) string {
+	t.Helper()
+	boot := filepath.Join(t.TempDir(), "boot")
+	cmd := exec.Command("go", "build", "-o", boot, "github.com/apache/beam/sdks/v2/python/container")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build boot: %v\n%s", err, out)
+	}
+	return boot
 }
 
 // workerPool starts Beam's worker pool, whose harnesses are processes, and returns its address.

@@ -85,7 +85,7 @@ func (s *Server) Open(ctx context.Context, cfg EnvironmentConfig) (*Environment,
 	if err != nil {
 		return nil, err
 	}
-	l, err := newLauncher(cfg.ID, proto, s.Endpoint())
+	l, err := newLauncher(cfg.ID, proto, s.Endpoint(), cfg.Logger.With("job", cfg.Job))
 	if err != nil {
 		return nil, err
 	}

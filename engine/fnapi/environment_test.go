@@ -31,8 +31,10 @@ func TestOpenErrors(t *testing.T) {
 		env  *pipepb.Environment
 		want string
 	}{
-		{"docker", docker(), `environment "e1" is DOCKER (image "beam:2.77"), which comes later` + remedy},
-		{"process", &pipepb.Environment{Urn: urnProcess}, `environment "e1" is PROCESS, which comes later` + remedy},
+		{"docker", docker(), `environment "e1" is DOCKER (image "beam:2.77"), and this machine has no docker command: install it, or` + remedy[1:]},
+		{"docker without image", &pipepb.Environment{Urn: urnDocker}, `environment "e1" is DOCKER but names no image`},
+		{"process without command", &pipepb.Environment{Urn: urnProcess}, `environment "e1" is PROCESS but names no command: submit with --environment_config=`},
+		{"process of nothing", processEnv("no-such-boot", nil), `environment "e1" is PROCESS: exec: "no-such-boot": executable file not found in $PATH: install`},
 		{"unknown", &pipepb.Environment{Urn: "beam:env:moon:v1"}, `environment "e1" is of unknown type "beam:env:moon:v1"` + remedy},
 		{"none", nil, `environment "e1" is of unknown type ""` + remedy},
 		{"no pool", externalEnv(""), `environment "e1" is EXTERNAL but names no worker pool: submit with --environment_config=HOST:PORT`},
@@ -41,6 +43,7 @@ func TestOpenErrors(t *testing.T) {
 			`environment "e1" offers [beam:env:docker:v1 beam:env:process:v1], none of which can run here` + remedy},
 		{"bad any of", &pipepb.Environment{Urn: urnAnyOf, Payload: []byte{0xff}}, `read the payload of environment "e1" (beam:env:anyof:v1): `},
 	}
+	t.Setenv("PATH", "")
 	s := NewServer(Config{Endpoint: "localhost:1"})
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {

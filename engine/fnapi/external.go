@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"os/exec"
 	"time"
 
 	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
@@ -31,7 +33,8 @@ const (
 
 const useOther = "submit with --environment_type=LOOPBACK, or start a worker pool and submit with --environment_type=EXTERNAL --environment_config=HOST:PORT"
 
-// choose returns the environment to use: the first one of an AnyOf that can run, or the given one.
+// choose returns the environment to use: of an AnyOf the first EXTERNAL one, else the first whose program is on this machine;
+// or the given one.
 func choose(id string, env *pipepb.Environment) (*pipepb.Environment, error) {
 	if env.GetUrn() != urnAnyOf {
 		return env, nil
@@ -41,13 +44,35 @@ func choose(id string, env *pipepb.Environment) (*pipepb.Environment, error) {
 		return nil, fmt.Errorf("read the payload of environment %q (%s): %w", id, urnAnyOf, err)
 	}
 	var urns []string
-	for _, e := range any.GetEnvironments() {
-		if e.GetUrn() == urnExternal {
-			return completed(e, env), nil
+	for _, usable := range []func(*pipepb.Environment) bool{isExternal, isInstalled} {
+		urns = nil
+		for _, e := range any.GetEnvironments() {
+			if usable(e) {
+				return completed(e, env), nil
+			}
+			urns = append(urns, e.GetUrn())
 		}
-		urns = append(urns, e.GetUrn())
 	}
 	return nil, fmt.Errorf("environment %q offers %v, none of which can run here: %s", id, urns, useOther)
+}
+
+func isExternal(e *pipepb.Environment) bool { return e.GetUrn() == urnExternal }
+
+// isInstalled reports whether this machine has the program that starts a harness.
+func isInstalled(e *pipepb.Environment) bool {
+	var command string
+	switch e.GetUrn() {
+	case urnProcess:
+		p := &pipepb.ProcessPayload{}
+		if proto.Unmarshal(e.GetPayload(), p) != nil {
+			return false
+		}
+		command = p.GetCommand()
+	case urnDocker:
+		command = "docker"
+	}
+	_, err := exec.LookPath(command)
+	return err == nil
 }
 
 // completed returns e with the capabilities and dependencies of the AnyOf that it is part of, unless it has its own.
@@ -63,17 +88,14 @@ func completed(e, outer *pipepb.Environment) *pipepb.Environment {
 }
 
 // newLauncher returns the launcher of an environment, or an error that says what to use instead.
-func newLauncher(id string, env *pipepb.Environment, endpoint string) (launcher, error) {
+func newLauncher(id string, env *pipepb.Environment, endpoint string, log *slog.Logger) (launcher, error) {
 	switch env.GetUrn() {
 	case urnExternal:
 		return newExternal(id, env, endpoint)
 	case urnDocker:
-		p := &pipepb.DockerPayload{}
-		// A payload that cannot be read only costs the image's name.
-		_ = proto.Unmarshal(env.GetPayload(), p)
-		return nil, fmt.Errorf("environment %q is DOCKER (image %q), which comes later: %s", id, p.GetContainerImage(), useOther)
+		return newDocker(id, env, endpoint, log)
 	case urnProcess:
-		return nil, fmt.Errorf("environment %q is PROCESS, which comes later: %s", id, useOther)
+		return newProcess(id, env, endpoint, log)
 	default:
 		return nil, fmt.Errorf("environment %q is of unknown type %q: %s", id, env.GetUrn(), useOther)
 	}
