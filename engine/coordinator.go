@@ -183,6 +183,9 @@ func (c *coordinator) checkpoint(ctx context.Context, r *checkpointRequest) erro
 	}
 	d.update(func(i *CheckpointInfo) { i.Pause, i.InFlight = cut.pause, cut.elements })
 	m, err := c.complete(ctx, cut, r.trigger)
+	if errors.Is(context.Cause(ctx), errCancelled) && err != nil {
+		cut.abort()
+	}
 	if err != nil {
 		d.update(func(i *CheckpointInfo) { i.Status, i.Error = CheckpointFailed, err.Error() })
 		return fmt.Errorf("checkpoint %d: %w", id, err)
@@ -287,6 +290,18 @@ func (cut *cutting) take(s *stage) error {
 		cut.stable[s] = s.unstableCounts()
 	}
 	return nil
+}
+
+// abort ends the transactions of a checkpoint that nobody will ever go back to, so that readers need not wait for their
+// time-out.
+func (cut *cutting) abort() {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	for i, p := range cut.prepared {
+		if err := p.Abort(ctx); err != nil {
+			cut.sinks[i].s.x.log.Warn("abort the transaction of a cancelled job", "sink", cut.sinks[i].s.name, "error", err)
+		}
+	}
 }
 
 // complete brings a cut into the store, and tries until it is there.
