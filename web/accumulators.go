@@ -1,7 +1,9 @@
 package web
 
 import (
+	"bytes"
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
@@ -144,7 +146,11 @@ func (h *Handler) accumulators(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode metrics: %w", err)
 	}
-	out.User = append(out.User, accumulatorJSON{metricsContainer, "MetricsContainerStepMap", string(all)})
+	var compact bytes.Buffer // protojson puts in spaces by chance
+	if err := json.Compact(&compact, all); err != nil {
+		return nil, fmt.Errorf("encode metrics: %w", err)
+	}
+	out.User = append(out.User, accumulatorJSON{metricsContainer, "MetricsContainerStepMap", compact.String()})
 	return out, nil
 }
 

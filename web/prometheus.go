@@ -82,8 +82,8 @@ func families() []family {
 		{"stage_queued_bytes", "Bytes that wait for the stage.", stage},
 		{"stage_backlog_records", "Records that a source knows to be waiting outside.", stage},
 		{"stage_watermark_timestamp_seconds", "Event time that a stage has reached, in seconds since the epoch.", edge},
-		{"user_counter_total", "Counters of user code.", user},
-		{"user_gauge", "Gauges of user code.", user},
+		{"user_sum_total", "Counters of user code, and what else is summed up.", user},
+		{"user_latest", "Gauges of user code: the latest value.", user},
 		{"user_distribution", "Distributions of user code.", user},
 		{"user_distribution_min", "Least values of distributions of user code.", user},
 		{"user_distribution_max", "Greatest values of distributions of user code.", user},
@@ -232,9 +232,9 @@ func (s scrape) user(job string, metrics []userMetric) {
 		labels := []string{job, label(m.namespace), label(m.name), label(m.transform)}
 		switch m.kind {
 		case counter:
-			s.counter("user_counter_total", m.value, labels...)
+			s.counter("user_sum_total", m.value, labels...)
 		case gauge:
-			s.gauge("user_gauge", m.value, labels...)
+			s.gauge("user_latest", m.value, labels...)
 		case distribution:
 			s.out <- prometheus.MustNewConstSummary(s.descs["user_distribution"], uint64(m.count), m.value, nil, labels...)
 			if m.count > 0 {
