@@ -28,13 +28,14 @@ type userOp struct {
 	// generation makes cache tokens new after a bundle of the slot failed: what the SDK cached may be of that bundle.
 	generation []int // by slot, guarded by execution.mu
 	limit      int   // elements a bundle at most
-	pace       *pace // of a stream's bundles, guarded by execution.mu
+	pace       *pace // of a stream's bundles, guarded by execution.mu; timerPace: of those that fire timers
+	timerPace  *pace
 }
 
 func newUserOp(s *stage) (operator, error) {
 	o := &userOp{
 		s: s, generation: make([]int, max(s.x.cfg.Slots, unboundedBundles)), domains: make(map[string]state.Domain),
-		limit: s.x.cfg.MaxBundleElements, pace: newPace(s.x.cfg.MaxBundleElements, s.x.cfg.MaxBundleTime),
+		limit: s.x.cfg.MaxBundleElements, pace: newPace(s.x.cfg.MaxBundleElements, s.x.cfg.MaxBundleTime), timerPace: newPace(maxTimers, s.x.cfg.MaxBundleTime),
 	}
 	states, err := s.userStates()
 	if err != nil {
@@ -206,8 +207,12 @@ func (o *userOp) run(ctx context.Context, w *work) error {
 	res, err := worker.Run(ctx, b)
 	x.mu.Lock()
 	w.running = false
-	if err == nil && w.kind == elements {
-		o.pace.observe(countElements(b.Input), time.Since(began))
+	switch took := time.Since(began); {
+	case err != nil:
+	case w.kind == elements:
+		o.pace.observe(countElements(b.Input), took)
+	case w.fired > 0:
+		o.timerPace.observe(w.fired, took)
 	}
 	x.mu.Unlock()
 	w.splitters.Wait()

@@ -30,12 +30,13 @@ func (o *userOp) fireTimers(w *work, b *bundle.Bundle) error {
 	defer sorted.Discard()
 	first := make(map[string]int64) // fire time by key
 	byFamily := make(map[string]int)
+	limit := o.maxTimers()
 	taken, skipped := 0, 0
 	for t, err := range o.s.x.db.DueTimers(o.s.owner, domain, g0, g1, w.upTo) {
 		if err != nil {
 			return fmt.Errorf("read timers: %w", err)
 		}
-		if taken >= maxTimers || skipped >= maxTimers {
+		if taken >= limit || skipped >= maxTimers {
 			break
 		}
 		if at, seen := first[string(t.Key)]; seen && at != t.Fire && len(o.s.plan.Timers) > 0 {
@@ -74,9 +75,20 @@ func (o *userOp) fireTimers(w *work, b *bundle.Bundle) error {
 			Key: t.Key, Tag: t.Tag, Windows: t.Window, NumWindows: 1, Fire: t.Fire, Hold: t.Hold, Pane: coder.NoFiring(),
 		})
 	}
+	w.fired = taken
 	var err error
 	w.extra, err = sorted.Finish()
 	return err
+}
+
+// maxTimers is how many timers the next bundle takes.
+func (o *userOp) maxTimers() int {
+	if o.s.in.Bounded {
+		return maxTimers
+	}
+	o.s.x.mu.Lock()
+	defer o.s.x.mu.Unlock()
+	return o.timerPace.limit
 }
 
 func (o *userOp) family(id string) (bundle.TimerFamily, bool) {

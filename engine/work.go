@@ -40,6 +40,7 @@ type work struct {
 	dropped   int64
 	extra     []*flow.Block // elements that come from the state: released, never queued again
 	seq       int64         // number of the work in the execution
+	fired     int           // timers in the bundle
 
 	// mu-guarded:
 	blocks     []*flow.Block // input; after a split only the part the work keeps
