@@ -65,6 +65,7 @@ func rootCommand(stdout, stderr io.Writer) *cobra.Command {
 		return usage("%w; see '%s --help'", err, cmd.CommandPath())
 	})
 	root.AddCommand(serveCommand(stderr), runCommand(stdout, stderr), demoCommand(stdout, stderr), planCommand(stdout), versionCommand(stdout))
+	addClientCommands(root, stdout, stderr)
 	return root
 }
 
