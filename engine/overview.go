@@ -63,3 +63,16 @@ func (x *execution) overview() Overview {
 	}
 	return o
 }
+
+// Changes returns the states that the job went through, and when, oldest first.
+func (j *Job) Changes() []Event {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	var out []Event
+	for _, e := range j.events {
+		if e.Message == nil {
+			out = append(out, e)
+		}
+	}
+	return out
+}

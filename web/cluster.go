@@ -46,6 +46,8 @@ type Memory struct {
 
 // Job is a job of the cluster. Its methods are called from any goroutine and return copies.
 type Job interface {
+	// ID is the job's own id.
+	ID() string
 	Info() Info
 	// Stages are its stages in topological order: producers before consumers.
 	Stages() []Stage

@@ -97,6 +97,8 @@ type fakeJob struct {
 	wait        chan struct{} // checkpoints wait for it, if it is not nil
 }
 
+func (j *fakeJob) ID() string { return j.info.ID }
+
 func (j *fakeJob) Info() Info {
 	j.mu.Lock()
 	defer j.mu.Unlock()

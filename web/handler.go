@@ -200,8 +200,8 @@ func (h *Handler) notFound(w http.ResponseWriter, r *http.Request) {
 func (h *Handler) job(r *http.Request) (Job, Info, error) {
 	id := chi.URLParam(r, "job")
 	for _, j := range h.Cluster.Jobs() {
-		if i := j.Info(); i.ID == id || hexID(i.ID) == id {
-			return j, i, nil
+		if j.ID() == id || hexID(j.ID()) == id {
+			return j, j.Info(), nil
 		}
 	}
 	if !isHexID(id) {

@@ -265,11 +265,9 @@ func (j webJob) Stop(ctx context.Context, savepoint string) error {
 
 // changes returns the states a job went through so far.
 func changes(j *engine.Job) []web.Change {
-	past, cancel := context.WithCancel(context.Background())
-	cancel() // what has happened, without waiting for more
 	out := []web.Change{{State: jobpb.JobState_STARTING, At: j.Created()}}
-	for e, err := range j.Events(past) {
-		if err == nil && e.Message == nil && e.State != jobpb.JobState_STARTING {
+	for _, e := range j.Changes() {
+		if e.State != jobpb.JobState_STARTING {
 			out = append(out, web.Change{State: e.State, At: e.Time})
 		}
 	}
