@@ -1,13 +1,23 @@
 // Package web serves the HTTP side of a mini-cluster: Flink's monitoring REST API for the clients that people already
-// have, Prometheus metrics and a health check.
+// have, Prometheus metrics and health checks.
 //
 // Every REST path answers with and without the prefix /v1: Flink's Java clients use it, its web UI does not. Shapes are
 // those of Flink 1.20 (https://nightlies.apache.org/flink/flink-docs-release-1.20/docs/ops/rest_api/). Values are this
-// cluster's own: what is not known is left at what Flink shows for "nothing yet", never invented.
+// cluster's own: what is not known is left at what Flink shows for "nothing yet", never invented. The calls are a table
+// (routes.go), of which the OpenAPI document is made, too.
 //
 // Flink's notions map as follows. The cluster is this process, which is also its one TaskManager. A vertex is a stage, its
-// id a hash of the stage's name. Clients want job ids of 32 hex digits, so a job's id is hashed as well; paths take the
-// job's own id, too.
+// id a hash of the stage's name; a subtask is a slot of it, an attempt the number of restarts. Clients want job ids of 32
+// hex digits, so a job's id is hashed as well; paths take the job's own id, too. All stages of a job run in the same number
+// of slots: resource requirements ask for the greatest of their upper bounds. The JVM's heap is Go's, managed memory is that
+// of the state, network memory the buffer pool. Rates are averages over about half a minute (meter.go).
 //
-// The package sees the engine through the interface Cluster.
+// A jar that is uploaded and run must hold a Beam pipeline, as Beam's uber-jar clients make it: nothing else runs without a
+// JVM (uberjar.go).
+//
+// Who can reach the port can do everything, unless Config has a Token or ReadOnly. What changes something is refused if a
+// browser sends it for another site (security.go). Nothing in a request is ever a path of this machine, but for the
+// directories of savepoints, which are their point.
+//
+// The package sees the engine through the interfaces Cluster and Job.
 package web

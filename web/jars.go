@@ -2,7 +2,6 @@ package web
 
 import (
 	"archive/zip"
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -129,14 +128,12 @@ func (s *jarStore) remove(id string) error {
 
 // mainClass reads the class that a jar's manifest names; "" if none.
 func mainClass(z *zip.Reader) string {
-	f, err := z.Open("META-INF/MANIFEST.MF")
+	data, err := readEntry(z, "META-INF/MANIFEST.MF", maxManifest)
 	if err != nil {
 		return ""
 	}
-	defer f.Close()
-	lines := bufio.NewScanner(io.LimitReader(f, 1<<16))
-	for lines.Scan() {
-		if name, ok := strings.CutPrefix(lines.Text(), "Main-Class: "); ok {
+	for line := range strings.Lines(string(data)) {
+		if name, ok := strings.CutPrefix(line, "Main-Class: "); ok {
 			return strings.TrimSpace(name)
 		}
 	}

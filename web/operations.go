@@ -127,7 +127,7 @@ func newTrigger(own *string) (string, error) {
 
 func randomHex(bytes int) string {
 	b := make([]byte, bytes)
-	rand.Read(b) //nolint:errcheck // never fails, by its documentation
+	rand.Read(b) // never fails, by its documentation
 	return hex.EncodeToString(b)
 }
 

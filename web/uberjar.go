@@ -29,7 +29,8 @@ const (
 
 // Bounds of what is read out of a jar, in bytes.
 const (
-	maxPipeline = 256 << 20
+	maxManifest = 64 << 10
+	maxPipeline = 64 << 20
 	maxArtifact = 4 << 30
 )
 
@@ -59,7 +60,7 @@ func readUberJar(file, dir string) (s Submission, err error) {
 
 // defaultJob is the pipeline of the jar that runs if none is named.
 func defaultJob(z *zip.Reader) (string, error) {
-	data, err := readEntry(z, uberManifest)
+	data, err := readEntry(z, uberManifest, maxManifest)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", errNoPipeline
 	}
@@ -78,7 +79,8 @@ func defaultJob(z *zip.Reader) (string, error) {
 	return m.DefaultJobName, nil
 }
 
-func readEntry(z *zip.Reader, name string) (_ []byte, err error) {
+// readEntry reads an entry of at most so many bytes: what is compressed may be far larger than the jar.
+func readEntry(z *zip.Reader, name string, limit int64) (_ []byte, err error) {
 	f, err := find(z, name)
 	if err != nil {
 		return nil, err
@@ -88,9 +90,9 @@ func readEntry(z *zip.Reader, name string) (_ []byte, err error) {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	data, err := io.ReadAll(io.LimitReader(r, maxPipeline+1))
-	if err == nil && len(data) > maxPipeline {
-		err = fmt.Errorf("it is larger than %d bytes", maxPipeline)
+	data, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = fmt.Errorf("it is larger than %d bytes", limit)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
@@ -109,7 +111,7 @@ func find(z *zip.Reader, name string) (*zip.File, error) {
 }
 
 func readProto(z *zip.Reader, name string, m proto.Message) error {
-	data, err := readEntry(z, name)
+	data, err := readEntry(z, name, maxPipeline)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,38 @@
+package web
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+// BenchmarkLargeJob asks for everything about a job of 200 stages in 20 slots, in turn.
+func BenchmarkLargeJob(b *testing.B) {
+	c := example(time.Now())
+	job := c.jobs[len(c.jobs)-1]
+	job.info.Slots = 20
+	job.stages = nil
+	for k := range 200 {
+		s := Stage{Name: fmt.Sprint("stage", k), Subtasks: make([]Subtask, 20)}
+		if k > 0 {
+			s.Inputs = []Input{{Stage: fmt.Sprint("stage", k-1)}}
+		}
+		job.stages = append(job.stages, s)
+	}
+	h := newTestHandler(b, c, nil)
+	for _, path := range []string{
+		"/jobs/overview", "/jobs/{words}", "/jobs/{words}/checkpoints/details/3", "/metrics",
+		"/jobs/{words}/vertices/{words/stage}/subtasks/metrics?get=busyTimeMsPerSecond,numRecordsInPerSecond",
+	} {
+		path = strings.ReplaceAll(path, "{words/stage}", hexID("stage100"))
+		b.Run(path[:min(len(path), 30)], func(b *testing.B) {
+			for b.Loop() {
+				if code, _, body := call(b, h, http.MethodGet, names(path), ""); code != http.StatusOK {
+					b.Fatalf("%d %s", code, body)
+				}
+			}
+		})
+	}
+}
