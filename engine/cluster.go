@@ -206,7 +206,7 @@ func (c *Cluster) runDurable(ctx context.Context, j *Job) (drained bool, err err
 func (c *Cluster) runAgain(ctx context.Context, j *Job, d *durable) (drained, restored bool, err error) {
 	for try := 0; ; try++ {
 		began := time.Now()
-		if err := d.restore(ctx); err != nil {
+		if err := d.restorePatiently(ctx); err != nil {
 			return false, false, err
 		}
 		drained, err = c.execute(ctx, j, d.stateDir(), d)

@@ -133,6 +133,24 @@ func (d *durable) stateDir() string { return filepath.Join(d.runDir(), stateSubd
 // stateSubdir is the database within a cut and within the run directory: beside it lie the files of the snapshot.
 const stateSubdir = "state"
 
+// restorePatiently is restore, again and again while the store cannot be reached: it may come back, and what it holds is safe.
+func (d *durable) restorePatiently(ctx context.Context) error {
+	for try := 0; ; try++ {
+		err := d.restore(ctx)
+		var fenced *checkpoint.FencedError
+		var corrupt *checkpoint.CorruptError
+		switch {
+		case err == nil, ctx.Err() != nil, d.job.spec.Savepoint != "",
+			errors.As(err, &fenced), errors.As(err, &corrupt), errors.Is(err, checkpoint.ErrNoCheckpoint):
+			return err
+		}
+		d.job.warn("cannot restore the job now, trying again: " + err.Error())
+		if !pause(ctx, backoff(try)) {
+			return ctx.Err()
+		}
+	}
+}
+
 // restore fills the run directory from the newest checkpoint that can be read, or from the savepoint that the job is to begin
 // with, or leaves it empty.
 func (d *durable) restore(ctx context.Context) error {

@@ -37,6 +37,15 @@ func (c *Cluster) Resumable(ctx context.Context) ([]checkpoint.JobEntry, error) 
 	return jobs, nil
 }
 
+// ResumeError says that what the store holds of a job is no job that this program can run.
+type ResumeError struct {
+	Job string // name
+	Err error
+}
+
+func (e *ResumeError) Error() string { return fmt.Sprintf("resume job %s: %v", e.Job, e.Err) }
+func (e *ResumeError) Unwrap() error { return e.Err }
+
 // Resume takes over a job that Resumable has named and goes on with it from its newest checkpoint. prepare completes what the
 // store knows: how to open environments, and where artifacts now lie.
 func (c *Cluster) Resume(ctx context.Context, e checkpoint.JobEntry, prepare func(*JobSpec) error) (*Job, error) {
@@ -57,12 +66,12 @@ func (c *Cluster) Resume(ctx context.Context, e checkpoint.JobEntry, prepare fun
 	if err == nil {
 		err = prepare(&spec)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("resume job %s: %w", e.Name, err)
+	var p *plan.Plan
+	if err == nil {
+		p, err = c.compile(spec.ID, spec.Pipeline)
 	}
-	p, err := c.compile(spec.ID, spec.Pipeline)
 	if err != nil {
-		return nil, fmt.Errorf("resume job %s: %w", e.Name, err)
+		return nil, &ResumeError{Job: e.Name, Err: err}
 	}
 	j := newJob(spec, p, c.log)
 	j.identity, j.claimed = e.Job, store

@@ -82,18 +82,57 @@ func (s *server) clearJobs() error {
 	return err
 }
 
-// resume goes on with the jobs that the store knows. A job that cannot be resumed is told of and left alone.
-func (s *server) resume(ctx context.Context) {
-	jobs, err := s.cluster.Resumable(ctx)
-	if err != nil {
-		s.log.Error("cannot look for jobs to resume", "error", err)
-		return
-	}
-	for _, e := range jobs {
-		if err := s.resumeJob(ctx, e); err != nil {
-			s.log.Error("cannot resume a job; its checkpoints stay where they are", "job", e.JobID, "name", e.Name, "error", err)
+// resume goes on with the jobs that the store knows. A store that cannot be reached is asked again until it answers; a job
+// that can never be resumed is told of and left alone. tried is called after the first try.
+func (s *server) resume(ctx context.Context, tried func()) {
+	done := make(map[string]bool) // by identity
+	for wait := time.Second; ; wait = min(2*wait, maxResumeWait) {
+		again := s.resumeAll(ctx, done)
+		tried()
+		if !again {
+			return
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return
 		}
 	}
+}
+
+const maxResumeWait = 15 * time.Second
+
+// resumeAll resumes the jobs that are not done, and says whether to try again.
+func (s *server) resumeAll(ctx context.Context, done map[string]bool) (again bool) {
+	jobs, err := s.cluster.Resumable(ctx)
+	if err != nil {
+		s.log.Error("cannot look for jobs to resume, trying again", "error", err)
+		return true
+	}
+	for _, e := range jobs {
+		if done[e.Job] {
+			continue
+		}
+		err := s.resumeJob(ctx, e)
+		done[e.Job] = err == nil || hopeless(err)
+		switch {
+		case err == nil:
+		case done[e.Job]:
+			s.log.Error("cannot resume a job; its checkpoints stay where they are", "job", e.JobID, "name", e.Name, "error", err)
+		default:
+			s.log.Warn("cannot resume a job now, trying again", "job", e.JobID, "name", e.Name, "error", err)
+			again = true
+		}
+	}
+	return again
+}
+
+// hopeless: the store was reached, and what it said will not change.
+func hopeless(err error) bool {
+	var fenced *checkpoint.FencedError
+	var corrupt *checkpoint.CorruptError
+	var unusable *engine.ResumeError
+	return errors.As(err, &fenced) || errors.As(err, &corrupt) || errors.As(err, &unusable) || errors.Is(err, objstore.ErrUnfenced)
 }
 
 func (s *server) resumeJob(ctx context.Context, e checkpoint.JobEntry) error {

@@ -15,6 +15,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -304,7 +305,10 @@ func (s *server) run(ctx context.Context) error {
 	defer stop(nil)
 	s.stopServing = stop
 	if s.resumes {
-		s.resume(ctx)
+		tried := make(chan struct{})
+		first := sync.OnceFunc(func() { close(tried) })
+		g.Go(func() error { s.resume(ctx, first); return nil })
+		<-tried
 	}
 	s.log.Info("tinyrunner is ready", "job_endpoint", s.address(s.jobListener), "worker_endpoint", s.address(s.workerListener),
 		"http_port", portOf(s.webListener), "data_dir", s.dir, "slots", s.cluster.Slots(), "memory", s.settings.memory.String(),
