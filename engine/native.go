@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/tinyrunner/tinyrunner/engine/coder"
@@ -115,15 +114,35 @@ type sourceOp struct {
 	s    *stage
 	src  native.Source
 	cell state.Cell
+
+	generation uint32   // of shards
+	stale      [][]byte // keys of older generations, guarded by execution.mu
 	// by shard, guarded by execution.mu:
+	seen    []bool // its position is committed
 	wm      []int64
 	done    []bool
 	backlog []int64
 	moved   map[int][]byte // positions that the source was not told are safe
 }
 
-// shardKey is where a shard's position is kept.
-func shardKey(shard int) []byte { return []byte{byte(shard >> 8), byte(shard)} }
+// shardKey is where a shard's position is kept. Whenever the source is opened there is a new generation of shards, since what
+// they read may be spread differently. The older generation stays until each shard of the new one has a position: until
+// then some of what it knows is known nowhere else.
+func (o *sourceOp) shardKey(shard int) []byte {
+	return binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint32(nil, o.generation), uint16(shard))
+}
+
+// outlived are the keys of older generations, once nobody needs them.
+func (o *sourceOp) outlived() [][]byte {
+	o.s.x.mu.Lock()
+	defer o.s.x.mu.Unlock()
+	for _, seen := range o.seen {
+		if !seen {
+			return nil
+		}
+	}
+	return o.stale
+}
 
 // fetchWait bounds how long a fetch waits for elements, and so how long a slot of a source sleeps.
 const fetchWait = 200 * time.Millisecond
@@ -146,21 +165,21 @@ func (o *sourceOp) open(ctx context.Context) error {
 	x := o.s.x
 	tx := x.db.Begin()
 	defer tx.Discard()
-	var stored [][]byte // of all shards there ever were: there may have been more slots
+	var positions [][]byte
+	generation := uint32(0)
+	o.stale, o.seen = nil, make([]bool, x.cfg.Slots)
 	for kv, err := range tx.ScanPrefix(0, o.cell, nil) {
 		if err != nil {
 			return fmt.Errorf("read positions: %w", err)
 		}
-		if len(kv.Value) < 8 {
-			return fmt.Errorf("read positions: one of %d bytes", len(kv.Value))
+		if len(kv.Suffix) != 6 {
+			return fmt.Errorf("read positions: a key of %d bytes", len(kv.Suffix))
 		}
-		stored = append(stored, bytes.Clone(kv.Value))
+		generation = binary.BigEndian.Uint32(kv.Suffix)
+		o.stale = append(o.stale, bytes.Clone(kv.Suffix))
+		positions = append(positions, bytes.Clone(kv.Value))
 	}
-	slices.SortFunc(stored, bytes.Compare) // by the number of the work
-	positions := make([][]byte, len(stored))
-	for i, v := range stored {
-		positions[i] = v[8:]
-	}
+	o.generation = generation + 1
 	src, err := x.cfg.Sources[o.s.plan.Spec.GetUrn()](ctx, native.SourceConfig{
 		Transform: o.s.name, Payload: o.s.plan.Spec.GetPayload(), Shards: x.cfg.Slots, Positions: positions,
 		Memory: sourceMemory, Logger: x.log,
@@ -219,16 +238,25 @@ func (o *sourceOp) run(ctx context.Context, w *work) error {
 	if err := w.out.emitBlocks(out); err != nil {
 		return err
 	}
-	// The number tells which of two positions is the later one: shards that are no more leave theirs behind.
-	position := append(binary.BigEndian.AppendUint64(nil, uint64(w.seq)), got.Position...)
-	if err := w.begin().Set(0, o.cell, shardKey(w.slot), position); err != nil {
+	tx := w.begin()
+	if err := tx.Set(0, o.cell, o.shardKey(w.slot), got.Position); err != nil {
 		return err
+	}
+	stale := o.outlived()
+	for _, key := range stale {
+		if err := tx.Delete(0, o.cell, key); err != nil {
+			return err
+		}
 	}
 	w.onCommit = append(w.onCommit, func() {
 		o.wm[w.slot] = max(o.wm[w.slot], got.Watermark)
 		o.done[w.slot] = got.Done
 		o.backlog[w.slot] = got.Backlog
 		o.moved[w.slot] = got.Position
+		o.seen[w.slot] = true
+		if len(stale) > 0 {
+			o.stale = nil
+		}
 		if x.coord == nil {
 			o.committed(o.takePositions())
 		}
