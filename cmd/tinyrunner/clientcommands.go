@@ -148,8 +148,8 @@ func jobsCommand(stdout, stderr io.Writer) *cobra.Command {
 	return newClientCommand(stdout, stderr, &cobra.Command{
 		Use:   "jobs",
 		Short: "list the jobs of a running server",
-		Long: `Lists the jobs that run, and those that have ended and are remembered, oldest first. States are Flink's; SUSPENDED is a job
-that was stopped and can go on. With --json it is the server's own answer: GET /jobs/overview of Flink's REST API.` + clientHelp,
+		Long: `Lists the jobs that run, and those that have ended and are remembered, oldest first. States are Flink's: FINISHED is also a job
+that was stopped with a savepoint. With --json it is the server's own answer: GET /jobs/overview of Flink's REST API.` + clientHelp,
 		Example: `  tinyrunner jobs
   tinyrunner jobs --address http://127.0.0.1:8081
   tinyrunner jobs --data_dir /var/lib/tinyrunner

@@ -91,6 +91,8 @@ func span(milliseconds int64) string {
 	switch {
 	case milliseconds < 0:
 		return unknown
+	case d < time.Second:
+		return fmt.Sprintf("%dms", milliseconds)
 	case d < 10*time.Second:
 		return fmt.Sprintf("%.1fs", d.Seconds())
 	case d < time.Minute:
@@ -132,6 +134,9 @@ func lag(now int64, watermark float64) string {
 	}
 }
 
+// quietFor is how long something may take that nobody needs to be told of, unless he watches.
+const quietFor = 2 * time.Second
+
 // progress tells somebody who waits how it goes: on a terminal in one line that changes, else in a line for each state.
 type progress struct {
 	out      io.Writer
@@ -152,8 +157,10 @@ func (p *progress) show(what, state string) {
 	switch {
 	case p.terminal:
 		fmt.Fprintf(p.out, "\r%s, %s\x1b[K", text, span(time.Since(p.began).Milliseconds()))
-	case text != p.last:
+	case text != p.last && time.Since(p.began) > quietFor:
 		fmt.Fprintln(p.out, text)
+	default:
+		return
 	}
 	p.last = text
 }

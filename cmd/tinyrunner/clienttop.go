@@ -32,7 +32,8 @@ func topCommand(stdout, stderr io.Writer) *cobra.Command {
 		Use:   "top [ID]",
 		Short: "watch a running server and its jobs",
 		Long: `Shows every second what a server does: its memory, its jobs, and the stages of one job, by default of the one that was started
-last. Rates and shares are those of the last five seconds; 'tinyrunner job --help' explains the columns.
+last. Rates and shares are those of the last five seconds; RECORDS/S is what all stages of a job read, and 'tinyrunner job --help'
+explains the other columns.
 
 Keys: q or Ctrl-C ends it, Tab goes to the next job. Without a terminal, or with --json, it prints once what happened in one second.` + jobHelp,
 		Example: `  tinyrunner top
@@ -99,7 +100,7 @@ type topProcess struct {
 type topJob struct {
 	jobSummary
 	Slots          int         `json:"slots,omitempty"`
-	Rate           number      `json:"source_records_per_second"`
+	Rate           number      `json:"records_in_per_second"` // of all stages together
 	Restarts       number      `json:"restarts"`
 	CheckpointAge  int64       `json:"checkpoint_age_ms"` // -1: there is none
 	CheckpointSize int64       `json:"checkpoint_bytes"`
@@ -241,31 +242,29 @@ func (t *top) lookAt(ctx context.Context, f *topFrame, job *topJob, stages int) 
 	return nil
 }
 
-// recent replaces the stages' rates by those between two samples, and returns how many records the sources have sent a
-// second; NaN if the samples cannot be compared: the job was rescaled, or went back to a checkpoint.
+// recent replaces the stages' rates by those between two samples, and returns how many records all stages have read a second;
+// NaN if the samples cannot be compared: the job was rescaled, or went back to a checkpoint.
 func (v *jobView) recent(old, now topSample) number {
 	seconds := float64(now.at-old.at) / 1000
 	if seconds <= 0 || old.slots != now.slots {
 		return number(math.NaN())
 	}
-	roots, sent := v.roots(), 0.0
+	read := 0.0
 	for k, x := range v.Vertices {
 		a, b := old.stages[x.ID], now.stages[x.ID]
 		if b.RecordsIn < a.RecordsIn || b.RecordsOut < a.RecordsOut || b.Busy < a.Busy {
 			return number(math.NaN())
 		}
-		out := float64(b.RecordsOut-a.RecordsOut) / seconds
-		if roots[x.ID] {
-			sent += out
-		}
+		in := float64(b.RecordsIn-a.RecordsIn) / seconds
+		read += in
 		if k < len(v.Stages) {
 			share := func(ms int64) number { return number(min(1000, float64(ms)/seconds/float64(max(1, now.slots)))) }
 			s := &v.Stages[k]
-			s.RateIn, s.RateOut = number(float64(b.RecordsIn-a.RecordsIn)/seconds), number(out)
+			s.RateIn, s.RateOut = number(in), number(float64(b.RecordsOut-a.RecordsOut)/seconds)
 			s.Busy, s.Blocked = share(b.Busy-a.Busy), share(max(0, b.Blocked-a.Blocked))
 		}
 	}
-	return number(sent)
+	return number(read)
 }
 
 // topLine is a line of the screen.
@@ -298,7 +297,7 @@ func (f *topFrame) lines(address string, height int) []topLine {
 			byteCount(float64(p.Pool)), byteCount(float64(p.PoolLimit)), byteCount(float64(p.Spilled))), ""},
 		{},
 	}
-	jobs := [][]string{{"JOB", "NAME", "STATE", "SLOTS", "DURATION", "SOURCES/S", "CHECKPOINT", "RESTARTS"}}
+	jobs := [][]string{{"JOB", "NAME", "STATE", "SLOTS", "DURATION", "RECORDS/S", "CHECKPOINT", "RESTARTS"}}
 	for _, j := range f.Jobs[:min(len(f.Jobs), topJobs)] {
 		jobs = append(jobs, j.row())
 	}
