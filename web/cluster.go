@@ -25,6 +25,8 @@ type Cluster interface {
 	Ready(ctx context.Context) error
 	// Submit starts a job and returns its id. The files that its artifacts name may be removed when it returns.
 	Submit(ctx context.Context, s Submission) (id string, err error)
+	// Shutdown ends the process as SIGTERM does: jobs with checkpoints are suspended. It does not wait.
+	Shutdown()
 	// DisposeSavepoint removes a savepoint.
 	DisposeSavepoint(ctx context.Context, location string) error
 }

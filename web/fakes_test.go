@@ -70,6 +70,8 @@ func (c *fakeCluster) DisposeSavepoint(_ context.Context, location string) error
 	return nil
 }
 
+func (c *fakeCluster) Shutdown() { c.call("shut down") }
+
 func (c *fakeCluster) call(format string, args ...any) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -325,6 +325,12 @@ func (h *Handler) disposeSavepoint(r *http.Request) (any, error) {
 	return triggerJSON{id}, err
 }
 
+func (h *Handler) shutdown(*http.Request) (any, error) {
+	h.log.Info("asked to shut down by REST")
+	h.Cluster.Shutdown()
+	return empty{}, nil
+}
+
 // cancel ends a job at once.
 func (h *Handler) cancel(r *http.Request) (any, error) {
 	j, i, err := h.job(r)

@@ -136,6 +136,7 @@ func (h *Handler) changingRoutes() []route {
 			method: http.MethodPost, path: "/jars/{jar}/run", does: "run the Beam pipeline of a jar", serve: h.runJar, answer: jarRunJSON{},
 			body: jarRunRequestJSON{}, query: []string{"entry-class", "program-args", "parallelism"},
 		},
+		{method: http.MethodDelete, path: "/cluster", does: "end the process, as SIGTERM does", serve: h.shutdown, answer: empty{}},
 		{method: http.MethodDelete, path: "/jars/{jar}", does: "remove a jar", serve: h.deleteJar, answer: empty{}},
 	}
 	for k := range all {

@@ -115,6 +115,9 @@ func (c webCluster) Submit(ctx context.Context, s web.Submission) (id string, er
 	return job.GetJobId(), nil
 }
 
+// Shutdown ends run, which has begun before anything is served.
+func (c webCluster) Shutdown() { c.stopServing(nil) }
+
 // DisposeSavepoint removes a savepoint.
 func (c webCluster) DisposeSavepoint(ctx context.Context, location string) error {
 	bucket, prefix, err := c.openLocation(ctx, location)

@@ -94,6 +94,26 @@ func upload(t *testing.T, url, content string) (code int, answer string) {
 	return post(t, url+"/v1/jars/upload", m.FormDataContentType(), b.Bytes())
 }
 
+// TestShutdown: DELETE /cluster ends the process as SIGTERM does.
+func TestShutdown(t *testing.T) {
+	p := startServer(t, "serve")
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodDelete, fmt.Sprintf("http://localhost:%d/v1/cluster", p.ports["http_port"]), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := resp.Body.Close(); err != nil || resp.StatusCode != http.StatusOK {
+		t.Errorf("%v %v", resp.Status, err)
+	}
+	p.end(t)
+	if c := p.cmd.ProcessState.ExitCode(); c != 0 {
+		t.Errorf("exit code %d", c)
+	}
+}
+
 // TestUberJarClient: an existing Flink command line runs here by changing one address.
 func TestUberJarClient(t *testing.T) {
 	interpreter := python(t)
