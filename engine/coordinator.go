@@ -190,16 +190,17 @@ func (c *coordinator) checkpoint(ctx context.Context, r *checkpointRequest) erro
 		d.update(func(i *CheckpointInfo) { i.Status, i.Error = CheckpointFailed, err.Error() })
 		return fmt.Errorf("checkpoint %d: %w", id, err)
 	}
+	d.update(func(i *CheckpointInfo) { i.Status, i.Size, i.Uploaded = CheckpointCompleted, m.Bytes, m.Uploaded })
+	if err := c.finish(ctx, cut); err != nil {
+		return fmt.Errorf("checkpoint %d: %w", id, err)
+	}
+	// Not before: readers wait for what the sinks commit, and need no savepoint for that.
 	if r.location != "" {
 		if err := d.savepoint(ctx, cut, m, r); err != nil {
 			d.job.warn(fmt.Sprintf("savepoint %s failed: %v", r.location, err))
 			r.info = d.newest()
 			r.err = err
 		}
-	}
-	d.update(func(i *CheckpointInfo) { i.Status, i.Size, i.Uploaded = CheckpointCompleted, m.Bytes, m.Uploaded })
-	if err := c.finish(ctx, cut); err != nil {
-		return fmt.Errorf("checkpoint %d: %w", id, err)
 	}
 	d.tidy(ctx, id)
 	r.info = d.newest()

@@ -374,7 +374,15 @@ func (d *durable) token(sink string) []byte {
 func (d *durable) end(how string) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if err := d.store.End(ctx, how); err != nil {
-		d.log.Warn("remove checkpoints of a job that has ended", "error", err)
+	for try := 0; ; try++ {
+		err := d.store.End(ctx, how)
+		var fenced *checkpoint.FencedError
+		if err == nil {
+			return
+		}
+		if errors.As(err, &fenced) || !pause(ctx, backoff(try)) {
+			d.log.Warn("a job that has ended may be resumed: the store was not told", "error", err)
+			return
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
@@ -49,6 +50,9 @@ func (e *ResumeError) Unwrap() error { return e.Err }
 // Resume takes over a job that Resumable has named and goes on with it from its newest checkpoint. prepare completes what the
 // store knows: how to open environments, and where artifacts now lie.
 func (c *Cluster) Resume(ctx context.Context, e checkpoint.JobEntry, prepare func(*JobSpec) error) (*Job, error) {
+	if c.lives(e.Job) { // to claim it would fence it
+		return nil, fmt.Errorf("resume job %s: it is running here", e.Name)
+	}
 	log := c.log.With("job", e.JobID)
 	store, err := claim(ctx, *c.cfg.Checkpoints, e.Job, checkpoint.Record{}, log)
 	if err != nil {
@@ -77,6 +81,11 @@ func (c *Cluster) Resume(ctx context.Context, e checkpoint.JobEntry, prepare fun
 	j.identity, j.claimed = e.Job, store
 	j.setSlots(c.cfg.Slots)
 	return j, c.admit(j)
+}
+
+// lives reports whether a job of that identity has not ended.
+func (c *Cluster) lives(identity string) bool {
+	return slices.ContainsFunc(c.Jobs(), func(j *Job) bool { return j.identity == identity && !terminal(j.State()) })
 }
 
 // specOf reads what a job's own files say.

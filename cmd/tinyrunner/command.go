@@ -54,7 +54,6 @@ func rootCommand(stdout, stderr io.Writer) *cobra.Command {
 			}
 			return serve(cmd, &s, stderr)
 		},
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	// Prism's place in Beam Python is one job's: only its job port is agreed on.
 	s.register(root.Flags(), map[string]string{"worker_port": "0", "http_port": "0"})

@@ -30,7 +30,11 @@ type settings struct {
 	unfenced           bool
 	allowNonRestored   bool
 	savepoint          string
+	savepointDir       string
 	jobName            string
+
+	authToken, authTokenFile string
+	readOnly                 bool
 
 	s3Endpoint, s3Region, s3SSE, s3SSEKey string
 	s3PathStyle                           bool
@@ -60,8 +64,12 @@ func (s *settings) table() []setting {
 		{"checkpoint_retain", (*count)(&s.checkpointRetain), "3", "complete checkpoints of a job that are kept"},
 		{"unfenced_store", (*boolean)(&s.unfenced), "false", "accept a store that overwrites objects, where nothing keeps two processes from running one job"},
 		{"savepoint", (*text)(&s.savepoint), "", "location of a savepoint that submitted jobs begin with, unless they have checkpoints"},
+		{"savepoint_dir", (*text)(&s.savepointDir), "", "where savepoints go whose request names no place: file:///DIR or s3://BUCKET/PREFIX"},
 		{"allow_non_restored_state", (*boolean)(&s.allowNonRestored), "false", "drop state that a changed pipeline has no place for, instead of refusing it"},
 		{"job_name", (*text)(&s.jobName), "", "name of submitted jobs, whatever they call themselves: checkpoints are found by it"},
+		{"auth_token", (*text)(&s.authToken), "", "token that every call of the REST API must bring, but for health checks; the other ports ask for none"},
+		{"auth_token_file", (*text)(&s.authTokenFile), "", "file that holds the token: it is not in the list of processes then"},
+		{"read_only", (*boolean)(&s.readOnly), "false", "refuse every REST call that changes something"},
 		{"s3_endpoint", (*text)(&s.s3Endpoint), "", "URL of an S3-compatible store, like http://127.0.0.1:9000 (default: AWS)"},
 		{"s3_path_style", (*boolean)(&s.s3PathStyle), "false", "put the bucket's name into the path and not into the host"},
 		{"s3_region", (*text)(&s.s3Region), "", "region of the bucket (default: AWS_REGION, else us-east-1)"},
@@ -168,6 +176,22 @@ const (
 func (s *settings) level() (l slog.Level, err error) {
 	err = l.UnmarshalText([]byte(s.logLevel))
 	return l, err
+}
+
+// token is what REST calls must bring.
+func (s *settings) token() (string, error) {
+	if s.authTokenFile == "" {
+		return s.authToken, nil
+	}
+	data, err := os.ReadFile(s.authTokenFile)
+	if err != nil {
+		return "", usage("cannot read --auth_token_file: %w", err)
+	}
+	token := strings.TrimSpace(string(data))
+	if token == "" {
+		return "", usage("--auth_token_file %s is empty: put the token in it", s.authTokenFile)
+	}
+	return token, nil
 }
 
 // logger writes to w, in the format that suits it.

@@ -29,9 +29,13 @@ func (s *server) newWeb(pool *flow.Pool, cache *state.Cache, checkpoints *engine
 	if checkpoints != nil {
 		c.bucket = checkpoints.Bucket
 	}
+	token, err := s.settings.token()
+	if err != nil {
+		return nil, err
+	}
 	h, err := web.NewHandler(web.Config{
 		Cluster: c, Revision: versions().revision, Logger: s.log, Logs: s.logs, Address: s.address(s.webListener),
-		JarDir: filepath.Join(s.dir, "jars"),
+		JarDir: filepath.Join(s.dir, "jars"), SavepointDir: s.settings.savepointDir, Token: token, ReadOnly: s.settings.readOnly,
 	})
 	if err != nil {
 		return nil, err

@@ -53,7 +53,7 @@ func TestRESTOfServer(t *testing.T) {
 			t.Errorf("%s: no %q in %.500s", path, want, got)
 		}
 	}
-	code, body := post(t, url+"/savepoint-disposal", "application/json", []byte(`{"savepoint-path":"file:///nowhere/at/all"}`))
+	code, body := post(t, url+"/savepoint-disposal", "application/json", []byte(`{"savepoint-path":"file://`+t.TempDir()+`/none"}`))
 	if code != http.StatusOK || !strings.Contains(body, "request-id") {
 		t.Errorf("disposal: %d %s", code, body)
 	}
