@@ -137,11 +137,9 @@ const stateSubdir = "state"
 func (d *durable) restorePatiently(ctx context.Context) error {
 	for try := 0; ; try++ {
 		err := d.restore(ctx)
-		var fenced *checkpoint.FencedError
+		var store *objstore.Error
 		var corrupt *checkpoint.CorruptError
-		switch {
-		case err == nil, ctx.Err() != nil, d.job.spec.Savepoint != "",
-			errors.As(err, &fenced), errors.As(err, &corrupt), errors.Is(err, checkpoint.ErrNoCheckpoint):
+		if err == nil || ctx.Err() != nil || !errors.As(err, &store) || errors.As(err, &corrupt) || errors.Is(err, checkpoint.ErrNoCheckpoint) {
 			return err
 		}
 		d.job.warn("cannot restore the job now, trying again: " + err.Error())

@@ -61,14 +61,14 @@ func TestFigures(t *testing.T) {
 	c := &counts{}
 	f := &figures{out: &out, counts: c, terminal: true}
 	f.show(sample{at: at, records: 100, bytes: 50_000, rss: 50 << 20})
-	f.show(sample{at: at.Add(time.Second), records: 1100, bytes: 2_050_000, lag: 300 * time.Millisecond, rss: 70 << 20, queued: 1e6})
+	f.show(sample{at: at.Add(time.Second), records: 1100, bytes: 2_050_000, lag: 300 * time.Millisecond, rss: 70 << 20, queued: 1e6, checkpoints: 3})
 	c.add(Count{Window: at, Page: "/old", Failed: 9})
 	c.add(Count{Window: at.Add(windowSize), Page: "/b", Failed: 2})
 	c.add(Count{Window: at.Add(windowSize), Page: "/a", Failed: 3})
 	c.add(Count{Window: at, Page: "/late", Failed: 1})
-	f.show(sample{at: at.Add(2 * time.Second), records: 3100, bytes: 4_050_000, lag: 500 * time.Millisecond, rss: 60 << 20})
+	f.show(sample{at: at.Add(2 * time.Second), records: 3100, bytes: 4_050_000, lag: 500 * time.Millisecond, rss: 60 << 20, checkpoints: 4})
 	for _, want := range []string{
-		"    1s       1000 records/s     2.0 MB/s  RSS   70 MB  watermark lag 300ms    queued   1.0 MB\n\nno window is complete yet\n\x1b[3A\x1b[J",
+		"    1s       1000 records/s     2.0 MB/s  RSS   70 MB  watermark lag 300ms    queued   1.0 MB  checkpoints 3\n\nno window is complete yet\n\x1b[3A\x1b[J",
 		"    2s       2000 records/s", "  /a              3\n  /b              2\n",
 	} {
 		if !strings.Contains(out.String(), want) {
@@ -76,7 +76,7 @@ func TestFigures(t *testing.T) {
 		}
 	}
 	s := f.summary()
-	if s.Records != 3100 || s.RecordsPerS != 1500 || s.MBPerS != 2 || s.WatermarkLag != 500 || s.RSSMax < 1 || c.sum() != 15 {
+	if s.Records != 3100 || s.Checkpoints != 4 || s.RecordsPerS != 1500 || s.MBPerS != 2 || s.WatermarkLag != 500 || s.RSSMax < 1 || c.sum() != 15 {
 		t.Errorf("%+v, sum %d", s, c.sum())
 	}
 }
