@@ -224,8 +224,8 @@ func TestUsage(t *testing.T) {
 		{args: "run", want: `run takes either one pipeline file or '-- COMMAND'; see 'tinyrunner run --help'`},
 		{args: "run --", want: `run takes either one pipeline file or '-- COMMAND'; see 'tinyrunner run --help'`},
 		{args: "run a.pb b.pb", want: `run takes either one pipeline file or '-- COMMAND'; see 'tinyrunner run --help'`},
-		{args: "run /nowhere.pb", want: `cannot read the pipeline: open /nowhere.pb: no such file or directory`},
-		{args: "run -- /nowhere", want: `cannot run /nowhere: fork/exec /nowhere: no such file or directory`},
+		{args: "run /no-such-file.pb", want: `cannot read the pipeline: open /no-such-file.pb: no such file or directory`},
+		{args: "run -- /no-such-file", want: `cannot run /no-such-file: fork/exec /no-such-file: no such file or directory`},
 		{args: "plan", want: `tinyrunner plan takes one pipeline file, got 0 arguments; see 'tinyrunner plan --help'`},
 		{args: "plan " + empty, want: empty + ` holds no pipeline: it has no transforms`},
 	} {
