@@ -338,11 +338,12 @@ func (c *child) fill(ctx context.Context) error {
 	return nil
 }
 
-// settle makes checkpoints until one uploads next to nothing: the tables of the fill have been merged.
+// settle makes checkpoints until one uploads next to nothing: the tables of the fill have been merged. What is left is the
+// database's list of tables, which is uploaded whole each time and may have a megabyte or two.
 func (c *child) settle(ctx context.Context) (engine.CheckpointInfo, error) {
 	for {
 		info, err := c.job.Checkpoint(ctx, "")
-		if err != nil || info.Uploaded < info.Size/1000 {
+		if err != nil || info.Uploaded < info.Size/200 {
 			return info, err
 		}
 		select {
