@@ -122,7 +122,7 @@ func (c *Cluster) admit(j *Job) error {
 func (c *Cluster) identity(spec JobSpec) string {
 	id := checkpoint.Identity(spec.Name)
 	for _, j := range c.order {
-		if j.identity == id && !terminal(j.State()) {
+		if j.identity == id && !j.Ended() {
 			other := checkpoint.Identity(spec.Name + "~" + spec.ID)
 			c.log.Warn("a job of this name is running; the checkpoints of the new one go elsewhere", "name", spec.Name, "checkpoints", other)
 			return other
@@ -226,19 +226,19 @@ func (c *Cluster) runAgain(ctx context.Context, j *Job, d *durable) (drained, re
 
 // busy reports whether some job has not ended.
 func (c *Cluster) busy() bool {
-	return slices.ContainsFunc(c.Jobs(), func(j *Job) bool { return !terminal(j.State()) })
+	return slices.ContainsFunc(c.Jobs(), func(j *Job) bool { return !j.Ended() })
 }
 
 // forgetOldest drops the oldest ended jobs beyond maxEndedJobs. REQUIRES: c.mu.
 func (c *Cluster) forgetOldest() {
 	ended := 0
 	for _, j := range c.order {
-		if terminal(j.State()) {
+		if j.Ended() {
 			ended++
 		}
 	}
 	c.order = slices.DeleteFunc(c.order, func(j *Job) bool {
-		if ended <= maxEndedJobs || !terminal(j.State()) {
+		if ended <= maxEndedJobs || !j.Ended() {
 			return false
 		}
 		ended--

@@ -55,7 +55,8 @@ type durable struct {
 	log      *slog.Logger
 	dir      string
 	store    *checkpoint.Store
-	groups   int // key groups
+	own      []checkpoint.JobFile // what the job needs to be started again
+	groups   int                  // key groups
 
 	nextID   int64                // of the next checkpoint
 	restored *checkpoint.Manifest // what the execution began from; nil: nothing
@@ -73,13 +74,14 @@ func openDurable(ctx context.Context, cfg Config, j *Job) (*durable, error) {
 	d := &durable{cfg: *cfg.Checkpoints, job: j, identity: j.identity, log: j.log, dir: jobDir(cfg.DataDir, j.identity), store: j.claimed,
 		groups: cfg.MaxParallelism}
 	if d.store != nil {
+		d.own = j.spec.Files
 		return d, nil
 	}
-	files, err := d.ownFiles()
-	if err != nil {
+	var err error
+	if d.own, err = d.ownFiles(); err != nil {
 		return nil, err
 	}
-	d.store, err = claim(ctx, d.cfg, d.identity, checkpoint.Record{JobID: j.ID(), JobName: j.Name(), Files: files}, d.log)
+	d.store, err = claim(ctx, d.cfg, d.identity, checkpoint.Record{JobID: j.ID(), JobName: j.Name(), Files: d.own}, d.log)
 	return d, err
 }
 
@@ -244,10 +246,7 @@ func (d *durable) savepoint(ctx context.Context, cut *cutting, m *checkpoint.Man
 	if err != nil {
 		return err
 	}
-	rec, err := d.record()
-	if err != nil {
-		return err
-	}
+	rec := checkpoint.Record{JobID: d.job.ID(), JobName: d.job.Name(), Files: d.own}
 	_, _, err = checkpoint.WriteSavepoint(ctx, checkpoint.SavepointConfig{Bucket: bucket, Prefix: prefix, Owner: checkpoint.NewOwner(time.Now())},
 		rec, checkpoint.Cut{
 			Dir: cut.dir, ID: cut.id, Trigger: checkpoint.ForSave, Slots: m.Slots, MaxParallelism: m.MaxParallelism, Participants: cut.tokens, Meta: m.Meta,
@@ -257,18 +256,6 @@ func (d *durable) savepoint(ctx context.Context, cut *cutting, m *checkpoint.Man
 	}
 	d.update(func(i *CheckpointInfo) { i.Savepoint = r.location })
 	return nil
-}
-
-// record names the job's own files as they lie on this disk.
-func (d *durable) record() (checkpoint.Record, error) {
-	files := d.job.spec.Files
-	if d.job.claimed == nil {
-		var err error
-		if files, err = d.ownFiles(); err != nil {
-			return checkpoint.Record{}, err
-		}
-	}
-	return checkpoint.Record{JobID: d.job.ID(), JobName: d.job.Name(), Files: files}, nil
 }
 
 // sweep removes what older owners have left in the store.

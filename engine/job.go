@@ -101,6 +101,9 @@ func (j *Job) State() jobpb.JobState_Enum {
 	return j.state
 }
 
+// Ended reports whether the job is in a state that it never leaves.
+func (j *Job) Ended() bool { return terminal(j.State()) }
+
 // Err is why the job failed; nil unless State is FAILED.
 func (j *Job) Err() error {
 	j.mu.Lock()

@@ -12,6 +12,7 @@ import (
 // rescale is the wish to run with another number of slots.
 type rescale struct {
 	slots int
+	begun bool // nobody can take it back any more; guarded by execution.mu
 	done  chan struct{}
 	err   error // valid once done is closed
 }
@@ -39,21 +40,12 @@ func (x *execution) rescale(ctx context.Context, slots int) error {
 		return errEnded
 	case <-ctx.Done():
 		x.mu.Lock()
-		if x.rescaling == r && !r.begun() {
+		if x.rescaling == r && !r.begun {
 			x.rescaling = nil
 		}
 		x.mu.Unlock()
 		x.kick()
 		return fmt.Errorf("bundles under way have not ended: %w", ctx.Err())
-	}
-}
-
-func (r *rescale) begun() bool {
-	select {
-	case <-r.done:
-		return true
-	default:
-		return false
 	}
 }
 
@@ -74,6 +66,7 @@ func (x *execution) applyRescale(ctx context.Context) {
 		x.mu.Unlock()
 		return
 	}
+	r.begun = true
 	began := time.Now()
 	old := x.cfg.Slots
 	r.err = x.setSlots(r.slots)

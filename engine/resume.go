@@ -85,7 +85,7 @@ func (c *Cluster) Resume(ctx context.Context, e checkpoint.JobEntry, prepare fun
 
 // lives reports whether a job of that identity has not ended.
 func (c *Cluster) lives(identity string) bool {
-	return slices.ContainsFunc(c.Jobs(), func(j *Job) bool { return j.identity == identity && !terminal(j.State()) })
+	return slices.ContainsFunc(c.Jobs(), func(j *Job) bool { return j.identity == identity && !j.Ended() })
 }
 
 // specOf reads what a job's own files say.

@@ -67,8 +67,7 @@ func (x *execution) quiet() *stop {
 
 // halt makes the last checkpoint and ends the execution with errStopped.
 func (x *execution) halt(ctx context.Context, st *stop) (done bool, err error) {
-	trigger := checkpoint.ForStop
-	r := x.coord.request(trigger, st.location)
+	r := x.coord.request(checkpoint.ForStop, st.location)
 	<-r.done
 	st.info, st.err = r.info, r.err
 	x.mu.Lock()

@@ -178,12 +178,12 @@ func (s *server) suspend() error {
 	var errs []error
 	var wg sync.WaitGroup
 	for _, j := range s.cluster.Jobs() {
-		if !j.Checkpoints().Enabled || ended(j.State()) {
+		if !j.Checkpoints().Enabled || j.Ended() {
 			continue
 		}
 		wg.Go(func() {
 			s.log.Info("stopping with a checkpoint", "job", j.ID())
-			if err := j.Suspend(ctx); err != nil && !ended(j.State()) {
+			if err := j.Suspend(ctx); err != nil && !j.Ended() {
 				mu.Lock()
 				errs = append(errs, err)
 				mu.Unlock()
@@ -209,14 +209,6 @@ func (s *server) allSuspended() bool {
 	return stopped
 }
 
-func ended(s jobpb.JobState_Enum) bool {
-	switch s {
-	case jobpb.JobState_DONE, jobpb.JobState_FAILED, jobpb.JobState_CANCELLED, jobpb.JobState_DRAINED, jobpb.JobState_UPDATED, jobpb.JobState_STOPPED:
-		return true
-	}
-	return false
-}
-
 // fenced ends the process when its last job was taken over by another one.
 func (s *server) fenced(j *engine.Job) {
 	var fenced *checkpoint.FencedError
@@ -224,7 +216,7 @@ func (s *server) fenced(j *engine.Job) {
 		return
 	}
 	for _, other := range s.cluster.Jobs() {
-		if !ended(other.State()) {
+		if !other.Ended() {
 			return
 		}
 	}
