@@ -20,6 +20,8 @@ type slot struct {
 	lastErr   error         // why the last try failed; guarded by mu
 	fruitless int           // see maxFruitless; guarded by mu
 	logged    time.Time     // when a waiter last said what it waits for; guarded by mu
+	since     time.Time     // when the worker connected; guarded by mu
+	losses    int           // harnesses that were lost after they had connected; guarded by mu
 }
 
 // wait returns the slot's worker as soon as there is one.
@@ -155,7 +157,7 @@ func (s *slot) publish(w *Worker) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.worker = w
-	s.tries, s.lastErr = 0, nil
+	s.tries, s.lastErr, s.since = 0, nil, time.Now()
 	s.notify()
 	s.env.log.Info("SDK harness connected", "worker", w.id, "environment", s.env.cfg.ID, "from", s.env.launcher.String())
 }
@@ -172,6 +174,7 @@ func (s *slot) retire(w *Worker, life time.Duration) {
 		return
 	}
 	s.lastErr = w.lost()
+	s.losses++
 	switch {
 	case w.finished.Load() > 0:
 		s.fruitless = 0
