@@ -11,7 +11,6 @@ import (
 	"time"
 
 	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
-	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/tinyrunner/tinyrunner/checkpoint"
@@ -23,7 +22,7 @@ const maxMessages = 1000
 
 // Job is one submitted pipeline. Goroutine safe.
 type Job struct {
-	spec    JobSpec
+	spec    JobSpec // also guarded by mu once the execution has ended, as is the plan: see archive
 	plan    *plan.Plan
 	created time.Time
 	log     *slog.Logger
@@ -44,6 +43,7 @@ type Job struct {
 	exec      *execution // nil before and after the run
 	durable   *durable   // nil before the run, and of a job without checkpoints
 	last      Overview   // taken when the run ended
+	archived  *archive   // nil before the end
 	slots     int
 	suspended bool // stopped to be resumed
 	starts    int  // executions that began to run
@@ -75,9 +75,6 @@ func (j *Job) Name() string { return j.spec.Name }
 // Created is when the job was submitted.
 func (j *Job) Created() time.Time { return j.created }
 
-// Pipeline is the pipeline as it was submitted. Callers must not change it.
-func (j *Job) Pipeline() *pipepb.Pipeline { return j.spec.Pipeline }
-
 // Options are the pipeline options as they were submitted; may be nil.
 func (j *Job) Options() *structpb.Struct { return j.spec.Options }
 
@@ -91,8 +88,12 @@ func (j *Job) streaming() bool {
 	return false
 }
 
-// Plan is the plan the job runs. Callers must not change it.
-func (j *Job) Plan() *plan.Plan { return j.plan }
+// Plan is the plan the job runs, and only its outline when the job has ended. Callers must not change it.
+func (j *Job) Plan() *plan.Plan {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.plan
+}
 
 // State is the job's current state.
 func (j *Job) State() jobpb.JobState_Enum {
@@ -156,9 +157,6 @@ func (j *Job) Events(ctx context.Context) iter.Seq2[Event, error] {
 		}
 	}
 }
-
-// Metrics returns the monitoring infos of committed bundles, and of all bundles that ran, failed ones included.
-func (j *Job) Metrics() (attempted, committed []*pipepb.MonitoringInfo) { return j.metrics.snapshot() }
 
 // Cancel ends the job without draining it. It does nothing to a job that has ended.
 func (j *Job) Cancel() { j.cancel(errCancelled) }
@@ -372,6 +370,7 @@ func (j *Job) finish(err error, drained bool) {
 		j.last, j.exec = o, nil
 	}
 	j.mu.Unlock()
+	j.archive()
 	switch {
 	case cancelled || errors.Is(err, errCancelled):
 		j.setState(jobpb.JobState_CANCELLED)

@@ -32,6 +32,7 @@ type seriesKey struct {
 // series is what bundles told of one metric: infos of the same URN, type and labels.
 type series struct {
 	info       *pipepb.MonitoringInfo // without payload; never changes
+	order      string                 // sorts by URN, labels and type
 	committed  metric.Value           // nil: no bundle with this metric was committed
 	attempted  metric.Value           // nil: the same as committed, no bundle with this metric was abandoned
 	unreadable bool                   // some payload was
@@ -63,19 +64,24 @@ func (m *metrics) add(infos []*pipepb.MonitoringInfo, committed bool) error {
 func (m *metrics) snapshot() (attempted, committed []*pipepb.MonitoringInfo) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, same := range m.byKey {
-		for _, s := range same {
-			if s.committed != nil {
-				committed = append(committed, s.encode(s.committed))
-			}
-			if v := cmp.Or(s.attempted, s.committed); v != nil {
-				attempted = append(attempted, s.encode(v))
-			}
+	all := slices.Concat(slices.Collect(maps.Values(m.byKey))...)
+	slices.SortFunc(all, func(a, b *series) int { return strings.Compare(a.order, b.order) })
+	for _, s := range all {
+		if s.committed != nil {
+			committed = append(committed, s.encode(s.committed))
+		}
+		if v := cmp.Or(s.attempted, s.committed); v != nil {
+			attempted = append(attempted, s.encode(v))
 		}
 	}
-	order(attempted)
-	order(committed)
 	return attempted, committed
+}
+
+// reset forgets everything.
+func (m *metrics) reset() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.byKey = nil
 }
 
 // find returns the series of an info, a new one if need be. REQUIRES: m.mu.
@@ -88,6 +94,7 @@ func (m *metrics) find(in *pipepb.MonitoringInfo) *series {
 		}
 	}
 	s := &series{info: &pipepb.MonitoringInfo{Urn: k.urn, Type: k.typ, Labels: maps.Clone(labels), StartTime: in.GetStartTime()}}
+	s.order = s.info.GetUrn() + "\x00" + labelList(s.info) + "\x00" + s.info.GetType()
 	m.byKey[k] = append(m.byKey[k], s)
 	return s
 }
@@ -129,21 +136,11 @@ func (s *series) encode(v metric.Value) *pipepb.MonitoringInfo {
 	}
 }
 
-func order(infos []*pipepb.MonitoringInfo) {
-	slices.SortFunc(infos, func(a, b *pipepb.MonitoringInfo) int {
-		return cmp.Or(
-			strings.Compare(a.GetUrn(), b.GetUrn()),
-			slices.Compare(labelList(a), labelList(b)),
-			strings.Compare(a.GetType(), b.GetType()),
-		)
-	})
-}
-
-// labelList returns key, value, key, value, ... by key.
-func labelList(in *pipepb.MonitoringInfo) []string {
-	out := make([]string, 0, 2*len(in.GetLabels()))
+// labelList returns key, value, key, value, ... by key, each with a zero byte behind it.
+func labelList(in *pipepb.MonitoringInfo) string {
+	var out strings.Builder
 	for _, k := range slices.Sorted(maps.Keys(in.GetLabels())) {
-		out = append(out, k, in.GetLabels()[k])
+		out.WriteString(k + "\x00" + in.GetLabels()[k] + "\x00")
 	}
-	return out
+	return out.String()
 }

@@ -134,3 +134,23 @@ type Collection struct {
 	// Producers are indices of stages; Consumers those that have it as Input; SideConsumers those that read it as side input.
 	Producers, Consumers, SideConsumers []int
 }
+
+// Outline is what is left to tell of a plan that will not run again: its stages and collections by name, and how they hang
+// together. It has no pipeline, coders or programs.
+func (p *Plan) Outline() *Plan {
+	out := &Plan{Collections: make(map[string]*Collection, len(p.Collections))}
+	for _, s := range p.Stages {
+		out.Stages = append(out.Stages, &Stage{
+			Index: s.Index, Name: s.Name, Kind: s.Kind, Transforms: s.Transforms, Environment: s.Environment,
+			Input: s.Input, Outputs: s.Outputs, From: s.From, Keyed: s.Keyed, Owner: s.Owner, OwnerID: s.OwnerID,
+			TimeSorted: s.TimeSorted, StableInput: s.StableInput, SideInputs: s.SideInputs, Splittable: s.Splittable,
+		})
+	}
+	for id, c := range p.Collections {
+		out.Collections[id] = &Collection{
+			ID: c.ID, UniqueName: c.UniqueName, Bounded: c.Bounded, CoderID: c.CoderID,
+			Producers: c.Producers, Consumers: c.Consumers, SideConsumers: c.SideConsumers,
+		}
+	}
+	return out
+}
