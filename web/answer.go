@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 )
 
 // failure is an error that a client is told of, in Flink's shape: {"errors": ["..."]}.
@@ -68,6 +69,7 @@ func (h *Handler) answer(w http.ResponseWriter, code int, body any) {
 			code, data = http.StatusInternalServerError, []byte(`{"errors":["the answer cannot be encoded"]}`)
 		}
 	}
+	hurry(w)
 	w.WriteHeader(code)
 	if _, err := w.Write(data); err != nil {
 		h.log.Debug("answer was not sent", "error", err)
@@ -77,8 +79,14 @@ func (h *Handler) answer(w http.ResponseWriter, code int, body any) {
 // decode reads a request's JSON into v. Fields that it does not know are ignored, as Flink does; no body is {}.
 func decode(r *http.Request, v any) error {
 	data, err := io.ReadAll(r.Body)
-	if err != nil {
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
 		return err
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fail(http.StatusRequestTimeout, "the request's body takes too long")
+	case err != nil:
+		return badRequest("read the request's body: %v", err)
 	}
 	if len(data) == 0 {
 		return nil

@@ -38,9 +38,12 @@ type Config struct {
 
 	// Token is what every call but health checks must bring; "": none.
 	Token string
+	// ClientCerts: a caller with a certificate that TLS has verified needs no token, and without Token one is needed.
+	ClientCerts bool
 	// ReadOnly refuses every call that changes something.
 	ReadOnly bool
-	// Hosts are the names, in lower case and without port, under which this server may be called. None: any.
+	// Hosts are the names, in lower case and without port, under which this server may be called, besides IP addresses. None:
+	// any.
 	Hosts []string
 	// MaxBody bounds the body of a request, MaxJar that of a jar's upload, in bytes. Defaults: 1 MiB and 1 GiB.
 	MaxBody, MaxJar int64
@@ -172,7 +175,7 @@ func (h *Handler) serve(rt route) http.Handler {
 		if rt.upload {
 			limit = h.MaxJar
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, limit)
+		r.Body = patiently(w, http.MaxBytesReader(w, r.Body, limit), rt.upload)
 		body, err := rt.serve(r)
 		if err != nil {
 			h.fail(w, err)

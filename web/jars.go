@@ -2,6 +2,7 @@ package web
 
 import (
 	"archive/zip"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -158,10 +159,11 @@ type jarEntryJSON struct {
 }
 
 func (h *Handler) listJars(r *http.Request) (any, error) {
-	out := jarsJSON{Address: "http://" + r.Host, Files: []jarFileJSON{}}
-	if h.Address != "" {
-		out.Address = "http://" + h.Address
+	scheme := "http://"
+	if r.TLS != nil {
+		scheme = "https://"
 	}
+	out := jarsJSON{Address: scheme + cmp.Or(h.Address, r.Host), Files: []jarFileJSON{}}
 	for _, j := range h.jars.list() {
 		f := jarFileJSON{ID: j.id, Name: j.name, Uploaded: j.uploaded.UnixMilli(), Entry: []jarEntryJSON{}}
 		if j.main != "" {

@@ -5,6 +5,8 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -16,6 +18,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -37,6 +40,7 @@ const (
 // connection is what the flags of the client's commands say about the server.
 type connection struct {
 	address, dataDir, token, tokenFile string
+	ca, cert, key, serverName          string
 }
 
 func (c *connection) register(fs *pflag.FlagSet) {
@@ -44,6 +48,34 @@ func (c *connection) register(fs *pflag.FlagSet) {
 	fs.StringVar(&c.dataDir, "data_dir", "", "find the server by its data directory instead, if it runs on this machine")
 	fs.StringVar(&c.token, "auth_token", "", "token that the server asks for; --auth_token_file keeps it out of the list of processes")
 	fs.StringVar(&c.tokenFile, "auth_token_file", "", "file that holds the token")
+	fs.StringVar(&c.ca, "tls_ca", "", "certificates of authorities, in PEM, that the server's certificate may be from (default: this machine's)")
+	fs.StringVar(&c.cert, "tls_cert", "", "certificate to show to a server that asks for one, in PEM")
+	fs.StringVar(&c.key, "tls_key", "", "private key of --tls_cert, in PEM")
+	fs.StringVar(&c.serverName, "tls_server_name", "", "name in the server's certificate (default: the host of --address)")
+}
+
+// transport has the certificates that the flags name.
+func (c *connection) transport() (*http.Transport, error) {
+	if (c.cert == "") != (c.key == "") {
+		return nil, usage("--tls_cert and --tls_key belong together: give both")
+	}
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.serverName}
+	if c.ca != "" {
+		pool, err := readAuthorities(c.ca)
+		if err != nil {
+			return nil, usage("cannot use --tls_ca: %w", err)
+		}
+		t.TLSClientConfig.RootCAs = pool
+	}
+	if c.cert != "" {
+		pair, err := tls.LoadX509KeyPair(c.cert, c.key)
+		if err != nil {
+			return nil, usage("cannot use --tls_cert and --tls_key: %w", err)
+		}
+		t.TLSClientConfig.Certificates = []tls.Certificate{pair}
+	}
+	return t, nil
 }
 
 // open makes a client. Flags come before the environment.
@@ -63,7 +95,12 @@ func (c *connection) open(fs *pflag.FlagSet, getenv func(string) (string, bool))
 			return nil, err
 		}
 	}
+	transport, err := c.transport()
+	if err != nil {
+		return nil, err
+	}
 	out := &client{http: &http.Client{
+		Transport: transport,
 		Timeout:       callTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // the token is for one server
 	}}
@@ -114,16 +151,18 @@ func addressIn(dir string) (string, error) {
 	if err != nil {
 		return "", usage("cannot find the server of the data directory: %w: name it with --address", err)
 	}
-	var ports struct {
-		HTTP int `json:"http_port"`
-	}
+	var ports portsJSON
 	if err := json.Unmarshal(data, &ports); err != nil {
 		return "", usage("cannot read %s of %s: %w: name the server with --address", portsFile, dir, err)
 	}
 	if ports.HTTP == 0 {
 		return "", usage("the server of %s has no http_port: start it without --serve_http=false", dir)
 	}
-	return fmt.Sprintf("http://127.0.0.1:%d", ports.HTTP), nil
+	scheme := "http"
+	if slices.Contains(ports.TLS, restPort) {
+		scheme = "https"
+	}
+	return fmt.Sprintf("%s://127.0.0.1:%d", scheme, ports.HTTP), nil
 }
 
 func parseAddress(s string) (*url.URL, error) {
@@ -238,6 +277,14 @@ func (c *client) unreachable(ctx context.Context, err error) error {
 	if errors.As(err, &outer) {
 		err = outer.Err
 	}
+	var unknown x509.UnknownAuthorityError
+	var name x509.HostnameError
+	switch {
+	case errors.As(err, &unknown):
+		return usage("cannot trust %s: %w: name its authority with --tls_ca", c.base.Redacted(), err)
+	case errors.As(err, &name):
+		return usage("cannot trust %s: %w: name one of the certificate's names with --tls_server_name", c.base.Redacted(), err)
+	}
 	return &unreachableError{c.base.Redacted(), err}
 }
 
@@ -251,6 +298,8 @@ func (c *client) refused(resp *http.Response, data []byte) error {
 	}
 	text := printable(strings.Join(told.Errors, "\n"))
 	switch {
+	case resp.StatusCode == http.StatusUnauthorized && resp.Header.Get("WWW-Authenticate") == "":
+		return usage("%s asks for a client certificate: give it with --tls_cert and --tls_key", c.base.Redacted())
 	case resp.StatusCode == http.StatusUnauthorized && c.token == "":
 		return usage("%s asks for a token: give it with --auth_token_file", c.base.Redacted())
 	case resp.StatusCode == http.StatusUnauthorized:

@@ -27,7 +27,8 @@ func addClientCommands(root *cobra.Command, stdout, stderr io.Writer) {
 // clientHelp ends the help of every command of the client.
 const clientHelp = `
 
-The server is found at --address, or by --data_dir if it runs on this machine.`
+The server is found at --address, or by --data_dir if it runs on this machine. https:// addresses need --tls_ca if their authority
+is not known to this machine; --auth_token_file or --tls_cert and --tls_key say who calls.`
 
 // jobHelp says how a job is named.
 const jobHelp = `

@@ -331,7 +331,7 @@ another topic. Figures are shown every second. At the end the pipeline is draine
 			return withServer(cmd.Context(), &s, stderr, func(ctx context.Context, srv *server) error {
 				fmt.Fprintf(stdout, "Kafka -> parse -> filter 1 %% -> count by page in 10 s windows -> Kafka; Ctrl-C ends it\n")
 				if srv.webListener != nil {
-					fmt.Fprintf(stdout, "REST: http://%s/overview\n", srv.address(srv.webListener))
+					fmt.Fprintf(stdout, "REST: %s://%s/overview\n", srv.security.scheme(), srv.address(srv.webListener))
 				}
 				return demo.Run(ctx, demo.Config{
 					Duration: time.Duration(d), Cluster: srv.cluster, Out: stdout, Terminal: isTerminal(stdout), JSON: asJSON, Logger: srv.log,

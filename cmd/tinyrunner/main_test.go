@@ -135,9 +135,11 @@ func (p *process) readPorts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := json.Unmarshal(data, &p.ports); err != nil {
+		var ports portsJSON
+		if err := json.Unmarshal(data, &ports); err != nil {
 			t.Fatal(err)
 		}
+		p.ports = map[string]int{"job_port": ports.Job, "worker_port": ports.Worker, "http_port": ports.HTTP}
 		return
 	}
 	t.Fatalf("the server is not ready; log:\n%s", p.log)

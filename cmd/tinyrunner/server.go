@@ -22,6 +22,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/tinyrunner/tinyrunner/engine"
 	"github.com/tinyrunner/tinyrunner/engine/flow"
@@ -59,7 +61,10 @@ type server struct {
 	workers *fnapi.Server
 
 	jobListener, workerListener, webListener net.Listener // webListener is nil without HTTP
+	security                                 *security
 	jobServer                                *grpc.Server
+	ownServer                                *grpc.Server // the job service for this process's own calls, over own
+	own                                      *bufconn.Listener
 	workerServer                             *grpc.Server
 	webServer                                *http.Server
 	web                                      *web.Handler // nil without HTTP
@@ -82,7 +87,7 @@ func newServer(s *settings, log *slog.Logger) (_ *server, err error) {
 	}()
 	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(int64(s.memory) - outsideGo)
-	for _, step := range []func() error{srv.openDir, srv.openPorts, srv.makeCluster, srv.makeServices, srv.writePorts} {
+	for _, step := range []func() error{srv.openSecurity, srv.openDir, srv.openPorts, srv.makeCluster, srv.makeServices, srv.writePorts} {
 		if err := step(); err != nil {
 			return nil, err
 		}
@@ -167,6 +172,11 @@ func (s *server) clearDir() error {
 	return nil
 }
 
+func (s *server) openSecurity() (err error) {
+	s.security, err = newSecurity(s.settings, s.log)
+	return err
+}
+
 func (s *server) openPorts() (err error) {
 	if s.jobListener, err = s.listen("job_port", s.settings.jobPort); err != nil {
 		return err
@@ -248,7 +258,7 @@ func (s *server) makeCluster() error {
 	if s.web, err = s.newWeb(pool, cache, checkpoints); err != nil {
 		return err
 	}
-	s.webServer = &http.Server{Handler: s.web, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+	s.webServer = s.security.httpServer(s.web)
 	return nil
 }
 
@@ -263,19 +273,46 @@ func (s *server) makeServices() (err error) {
 		return err
 	}
 	s.onClose(s.jobs.Close)
-	s.jobServer = grpc.NewServer(jobapi.ServerOptions(s.log)...)
-	s.jobs.Register(s.jobServer)
-	jobapi.NewExpansionService(expanders(s.log)).Register(s.jobServer)
-	s.workerServer = grpc.NewServer(fnapi.ServerOptions()...)
+	s.jobServer = grpc.NewServer(append(jobapi.ServerOptions(s.log), s.security.grpcOptions(jobPort, nil)...)...)
+	s.ownServer, s.own = grpc.NewServer(jobapi.ServerOptions(s.log)...), bufconn.Listen(ownBuffer)
+	expansion := jobapi.NewExpansionService(expanders(s.log))
+	for _, g := range []*grpc.Server{s.jobServer, s.ownServer} {
+		s.jobs.Register(g)
+		expansion.Register(g)
+	}
+	s.workerServer = grpc.NewServer(append(fnapi.ServerOptions(), s.security.grpcOptions(workerPort, s.workers.Expects)...)...)
 	s.workers.Register(s.workerServer)
 	return nil
 }
 
+// ownBuffer is how much a call to this process's own job service may be ahead of its reader, in bytes.
+const ownBuffer = 64 << 10
+
+// dialOwn connects to this process's own job service: by memory, so that neither TLS nor a token is needed.
+func (s *server) dialOwn() (*grpc.ClientConn, error) {
+	conn, err := grpc.NewClient("passthrough:///own", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return s.own.DialContext(ctx) }))
+	if err != nil {
+		return nil, fmt.Errorf("connect to the job service: %w", err)
+	}
+	return conn, nil
+}
+
+// portsJSON is what portsFile holds.
+type portsJSON struct {
+	Job    int      `json:"job_port"`
+	Worker int      `json:"worker_port"`
+	HTTP   int      `json:"http_port"`           // 0: not open
+	TLS    []string `json:"tls_ports,omitempty"` // as --tls_ports names them
+}
+
 // writePorts tells scripts which ports were chosen. All of them listen by now.
 func (s *server) writePorts() error {
-	data, err := json.Marshal(map[string]int{
-		"job_port": portOf(s.jobListener), "worker_port": portOf(s.workerListener), "http_port": portOf(s.webListener),
-	})
+	ports := portsJSON{Job: portOf(s.jobListener), Worker: portOf(s.workerListener), HTTP: portOf(s.webListener)}
+	if s.security.certs != nil {
+		ports.TLS = s.security.tls
+	}
+	data, err := json.Marshal(ports)
 	if err != nil {
 		return fmt.Errorf("encode ports: %w", err)
 	}
@@ -315,9 +352,10 @@ func (s *server) run(ctx context.Context) error {
 		"checkpoints", cmp.Or(s.settings.checkpoints, "none: jobs end with this process"))
 	g.Go(func() error { return serveGRPC(s.jobServer, s.jobListener) })
 	g.Go(func() error { return serveGRPC(s.workerServer, s.workerListener) })
+	g.Go(func() error { return serveGRPC(s.ownServer, s.own) })
 	if s.webServer != nil {
 		g.Go(func() error {
-			if err := s.webServer.Serve(s.webListener); !errors.Is(err, http.ErrServerClosed) {
+			if err := serveHTTP(s.webServer, s.webListener); !errors.Is(err, http.ErrServerClosed) {
 				return err
 			}
 			return nil
@@ -363,12 +401,14 @@ func (s *server) stop() error {
 	ended := make(chan struct{})
 	go func() {
 		s.jobServer.GracefulStop()
+		s.ownServer.GracefulStop()
 		close(ended)
 	}()
 	select {
 	case <-ended:
 	case <-time.After(stopGrace):
 		s.jobServer.Stop()
+		s.ownServer.Stop()
 		<-ended
 	}
 	s.workerServer.Stop()

@@ -33,8 +33,12 @@ type settings struct {
 	savepointDir       string
 	jobName            string
 
-	authToken, authTokenFile string
-	readOnly                 bool
+	authToken, authTokenFile     string
+	authLoopback, insecure       bool
+	tlsCert, tlsKey, tlsClientCA string
+	tlsPorts, allowedHosts       string // lists with commas
+	maxBody, maxJar              byteSize
+	readOnly                     bool
 
 	s3Endpoint, s3Region, s3SSE, s3SSEKey string
 	s3PathStyle                           bool
@@ -52,7 +56,7 @@ type setting struct {
 // table lists all settings. Every one is also the environment variable TINYRUNNER_NAME; the flag wins.
 func (s *settings) table() []setting {
 	return []setting{
-		{"host", (*text)(&s.host), "127.0.0.1", "address to listen on; 0.0.0.0 is every interface (nothing is authenticated)"},
+		{"host", (*text)(&s.host), "127.0.0.1", "address to listen on; 0.0.0.0 is every interface. What other machines can reach needs\n--auth_token_file, --tls_client_ca or --insecure"},
 		{"advertise_host", (*text)(&s.advertise), "", "host name under which clients and harnesses reach this process\n(default: --host, or this machine's name if that is 0.0.0.0)"},
 		{"job_port", (*port)(&s.jobPort), "8099", "port of the Job API; 0 is any free port"},
 		{"worker_port", (*port)(&s.workerPort), "8098", "port for SDK harnesses; 0 is any free port"},
@@ -67,8 +71,17 @@ func (s *settings) table() []setting {
 		{"savepoint_dir", (*text)(&s.savepointDir), "", "where savepoints go whose request names no place: file:///DIR or s3://BUCKET/PREFIX"},
 		{"allow_non_restored_state", (*boolean)(&s.allowNonRestored), "false", "drop state that a changed pipeline has no place for, instead of refusing it"},
 		{"job_name", (*text)(&s.jobName), "", "name of submitted jobs, whatever they call themselves: checkpoints are found by it"},
-		{"auth_token", (*text)(&s.authToken), "", "token that every call of the REST API must bring, but for health checks; the other ports ask for none"},
+		{"auth_token", (*text)(&s.authToken), "", "token that every REST call must bring, but for health checks, and every call of job and worker ports that\ncomes from another machine; a client certificate will do instead, and on the worker port the id of an expected worker"},
 		{"auth_token_file", (*text)(&s.authTokenFile), "", "file that holds the token: it is not in the list of processes then"},
+		{"auth_loopback", (*boolean)(&s.authLoopback), "false", "on job and worker ports, ask callers of this machine, too: give it if a proxy here forwards calls of others"},
+		{"insecure", (*boolean)(&s.insecure), "false", "listen on an address that other machines can reach without asking who calls: they can run code here"},
+		{"tls_cert", (*text)(&s.tlsCert), "", "certificate of this server, in PEM with those that it depends on. It is read again when it changes"},
+		{"tls_key", (*text)(&s.tlsKey), "", "private key of --tls_cert, in PEM"},
+		{"tls_client_ca", (*text)(&s.tlsClientCA), "", "certificates of authorities, in PEM: clients with a certificate of theirs need no token (mTLS)"},
+		{"tls_ports", (*text)(&s.tlsPorts), "rest,job", "ports that speak TLS with --tls_cert: rest, job, worker. Callers of this machine may speak plain text to job and\nworker ports, unless --auth_loopback; Beam's harnesses on other machines can only do that"},
+		{"allowed_hosts", (*text)(&s.allowedHosts), "", "names under which REST may be called, with commas, besides IP addresses: others are refused\n(default: any; if it listens on a loopback address: this machine's)"},
+		{"max_body", &s.maxBody, "1MiB", "largest body of a REST call"},
+		{"max_jar", &s.maxJar, "1GiB", "largest jar that may be uploaded"},
 		{"read_only", (*boolean)(&s.readOnly), "false", "refuse every REST call that changes something"},
 		{"s3_endpoint", (*text)(&s.s3Endpoint), "", "URL of an S3-compatible store, like http://127.0.0.1:9000 (default: AWS)"},
 		{"s3_path_style", (*boolean)(&s.s3PathStyle), "false", "put the bucket's name into the path and not into the host"},
@@ -165,12 +178,60 @@ func (s *settings) validate() error {
 	if s.workerWait <= 0 {
 		return usage("invalid --worker_wait %s: use a positive time, like 2m", s.workerWait)
 	}
-	return nil
+	if s.maxBody < minBody || s.maxJar < s.maxBody {
+		return usage("invalid --max_body %s and --max_jar %s: use at least %s, and for jars not less than for others", s.maxBody, s.maxJar, byteSize(minBody))
+	}
+	return s.validateSecurity()
+}
+
+// validateSecurity refuses to be open to other machines unless that was said.
+func (s *settings) validateSecurity() error {
+	if (s.tlsCert == "") != (s.tlsKey == "") {
+		return usage("--tls_cert and --tls_key belong together: give both")
+	}
+	if s.tlsClientCA != "" && s.tlsCert == "" {
+		return usage("--tls_client_ca needs --tls_cert and --tls_key: client certificates come by TLS")
+	}
+	for _, port := range s.tlsPortList() {
+		if port != restPort && port != jobPort && port != workerPort {
+			return usage("invalid --tls_ports %q: use %s, %s and %s, with commas", s.tlsPorts, restPort, jobPort, workerPort)
+		}
+	}
+	if s.authToken != "" || s.authTokenFile != "" || s.tlsClientCA != "" || s.insecure || isLoopback(s.host) {
+		return nil
+	}
+	return usage("refusing to listen on %q: whoever reaches it could run code here. Ask for a token with --auth_token_file FILE "+
+		"or for certificates with --tls_client_ca FILE, listen on --host 127.0.0.1, or say --insecure", s.host)
+}
+
+// list splits what has commas.
+func list(s string) []string {
+	return strings.FieldsFunc(s, func(c rune) bool { return c == ',' || c == ' ' })
+}
+
+func (s *settings) tlsPortList() []string { return list(s.tlsPorts) }
+
+// hosts are the names under which REST may be called; nil: any. A web site can give its own name to a loopback address, and then
+// its pages could call what listens there: so there it is only this machine's names.
+func (s *settings) hosts() []string {
+	out := list(strings.ToLower(s.allowedHosts))
+	if len(out) > 0 || !isLoopback(s.host) {
+		return out
+	}
+	out = []string{"localhost", strings.ToLower(s.host)}
+	if s.advertise != "" {
+		out = append(out, strings.ToLower(s.advertise))
+	}
+	if name, err := os.Hostname(); err == nil {
+		out = append(out, strings.ToLower(name))
+	}
+	return out
 }
 
 const (
 	minMemory     = 64 << 20 // 64 MiB
 	minBufferPool = 1 << 20  // 1 MiB
+	minBody       = 64 << 10 // 64 KiB
 )
 
 func (s *settings) level() (l slog.Level, err error) {

@@ -28,6 +28,7 @@ func TestSettings(t *testing.T) {
 		host: "127.0.0.1", jobPort: 8099, workerPort: 8098, webPort: 8081, serveHTTP: true,
 		memory: 250 << 20, bufferPool: 32 << 20, workerWait: 2 * time.Minute, logFormat: "auto", logLevel: "info",
 		stopGrace: 30 * time.Second, checkpointInterval: 10 * time.Second, checkpointRetain: 3,
+		tlsPorts: "rest,job", maxBody: 1 << 20, maxJar: 1 << 30,
 	}
 	if d != want {
 		t.Errorf("defaults %+v", d)

@@ -15,7 +15,6 @@ import (
 	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -87,9 +86,9 @@ func stateError(id string, s jobpb.JobState_Enum, cause error) error {
 
 // runPipeline submits a pipeline to srv through its Job API and waits for the end.
 func runPipeline(ctx context.Context, srv *server, p *pipepb.Pipeline, file string) error {
-	conn, err := grpc.NewClient(srv.jobEndpoint(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := srv.dialOwn()
 	if err != nil {
-		return fmt.Errorf("connect to the job service: %w", err)
+		return err
 	}
 	id, err := submit(ctx, conn, p, strings.TrimSuffix(filepath.Base(file), filepath.Ext(file)))
 	if err := errors.Join(err, conn.Close()); err != nil {

@@ -9,8 +9,6 @@ import (
 	"time"
 
 	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
 	"github.com/tinyrunner/tinyrunner/checkpoint"
@@ -29,13 +27,11 @@ func (s *server) newWeb(pool *flow.Pool, cache *state.Cache, checkpoints *engine
 	if checkpoints != nil {
 		c.bucket = checkpoints.Bucket
 	}
-	token, err := s.settings.token()
-	if err != nil {
-		return nil, err
-	}
 	h, err := web.NewHandler(web.Config{
 		Cluster: c, Revision: versions().revision, Logger: s.log, Logs: s.logs, Address: s.address(s.webListener),
-		JarDir: filepath.Join(s.dir, "jars"), SavepointDir: s.settings.savepointDir, Token: token, ReadOnly: s.settings.readOnly,
+		JarDir: filepath.Join(s.dir, "jars"), SavepointDir: s.settings.savepointDir, ReadOnly: s.settings.readOnly,
+		Token: s.security.token, ClientCerts: s.security.mutual && s.security.encrypts(restPort), Hosts: s.settings.hosts(),
+		MaxBody: int64(s.settings.maxBody), MaxJar: int64(s.settings.maxJar),
 	})
 	if err != nil {
 		return nil, err
@@ -99,9 +95,9 @@ func (c webCluster) Jobs() []web.Job {
 
 // Submit takes the way that all jobs take: this process's own Job API.
 func (c webCluster) Submit(ctx context.Context, s web.Submission) (id string, err error) {
-	conn, err := grpc.NewClient(c.jobEndpoint(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := c.dialOwn()
 	if err != nil {
-		return "", fmt.Errorf("connect to the job service: %w", err)
+		return "", err
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
 	jobs := jobpb.NewJobServiceClient(conn)

@@ -132,7 +132,7 @@ func TestLatePool(t *testing.T) {
 	r.pool.refuse = ""
 	r.pool.mu.Unlock()
 	_, h := r.connect(env)
-	if w := recv(t, got); w == nil || w.ID() != h.id {
+	if w := recv(t, got); w == nil || w.key != h.id {
 		t.Errorf("worker %v, want %s", w, h.id)
 	}
 }
@@ -220,7 +220,7 @@ func TestClose(t *testing.T) {
 	if o := recv(t, out); !errors.Is(o.err, bundle.ErrWorkerLost) {
 		t.Errorf("bundle: %v, want ErrWorkerLost", o.err)
 	}
-	if got := recv(t, r.pool.stops); got != w.ID() {
+	if got := recv(t, r.pool.stops); got != w.key {
 		t.Errorf("stopped %q", got)
 	}
 	if err := recv(t, closed); err != nil {

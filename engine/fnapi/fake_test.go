@@ -109,7 +109,7 @@ func (r *rig) connect(env *Environment) (*Worker, *harness) {
 		if err != nil {
 			r.t.Fatal(err)
 		}
-		if w.ID() == h.id {
+		if w.key == h.id {
 			return w, h
 		}
 	}

@@ -27,7 +27,7 @@ func (e *Environment) Harnesses() []HarnessInfo {
 	for _, s := range e.slots {
 		i, w := s.info()
 		if p, ok := e.launcher.(*process); ok && w != nil {
-			i.PID = p.pid(w.id)
+			i.PID = p.pid(w.key)
 		}
 		out = append(out, i)
 	}

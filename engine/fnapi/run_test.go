@@ -69,7 +69,7 @@ func TestCallIsSignOfLife(t *testing.T) {
 	w := newWorker("w", r.open())
 	r.server.addWorker(w)
 	w.lastSign.Store(0)
-	ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("worker_id", "w"))
+	ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("worker_id", w.key))
 	if _, err := r.server.worker(ctx); err != nil || w.lastSign.Load() == 0 {
 		t.Errorf("last sign %d, %v", w.lastSign.Load(), err)
 	}

@@ -60,7 +60,7 @@ type Server struct {
 
 	mu       sync.Mutex
 	endpoint string              // guarded by mu
-	workers  map[string]*Worker  // by worker id: those that a supervisor started and has not given up; guarded by mu
+	workers  map[string]*Worker  // by key: those that a supervisor started and has not given up; guarded by mu
 	programs map[string]*program // by descriptor id; guarded by mu
 }
 
@@ -117,13 +117,13 @@ func (s *Server) Endpoint() string {
 func (s *Server) addWorker(w *Worker) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.workers[w.id] = w
+	s.workers[w.key] = w
 }
 
 func (s *Server) removeWorker(w *Worker) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.workers, w.id)
+	delete(s.workers, w.key)
 }
 
 // worker finds the worker that a call belongs to.
@@ -141,6 +141,18 @@ func (s *Server) worker(ctx context.Context) (*Worker, error) {
 	}
 	w.touch()
 	return w, nil
+}
+
+// Expects reports whether the headers of a call name a worker that was started and not given up. The worker_id is random, and
+// told to nobody but the harness: who knows it is that harness.
+func (s *Server) Expects(header metadata.MD) bool {
+	ids := header.Get("worker_id")
+	if len(ids) != 1 {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.workers[ids[0]] != nil
 }
 
 // services are the gRPC handlers, apart from Server so that they are no part of its API.

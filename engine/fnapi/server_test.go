@@ -81,7 +81,7 @@ func TestUnknownWorker(t *testing.T) {
 func TestSecondControlStream(t *testing.T) {
 	r := newRig(t)
 	w, _ := r.connect(r.open())
-	again := r.dial(w.ID())
+	again := r.dial(w.key)
 	again.openControl()
 	if _, err := again.control.Recv(); status.Code(err) != codes.AlreadyExists {
 		t.Errorf("error %v, want ALREADY_EXISTS", err)

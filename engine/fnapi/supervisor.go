@@ -133,7 +133,7 @@ func (s *slot) boot(ctx context.Context, w *Worker, patience time.Duration) erro
 	s.mu.Lock()
 	s.tries++
 	s.mu.Unlock()
-	if err := s.env.launcher.start(ctx, w.id); err != nil {
+	if err := s.env.launcher.start(ctx, w.key); err != nil {
 		return fmt.Errorf("start a harness: %w", err)
 	}
 	w.touch()
@@ -202,7 +202,7 @@ func (s *slot) release(ctx context.Context, w *Worker) {
 	s.env.server.removeWorker(w)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
-	if err := s.env.launcher.stop(ctx, w.id); err != nil {
+	if err := s.env.launcher.stop(ctx, w.key); err != nil {
 		// It is likely gone already, and there is nobody to whom it matters.
 		s.env.log.Debug("stopping an SDK harness failed", "worker", w.id, "error", err)
 	}

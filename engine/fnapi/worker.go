@@ -2,10 +2,12 @@ package fnapi
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,7 +24,8 @@ var errClosed = errors.New("its environment was closed")
 // Worker is one SDK harness process, from the start that was asked for until it is lost. Another process is another
 // Worker with another ID. Any goroutine may call it.
 type Worker struct {
-	id  string
+	id  string // for people
+	key string // its worker_id, which cannot be guessed: it admits its harness to the worker port
 	env *Environment
 	log *slog.Logger
 
@@ -50,6 +53,7 @@ type Worker struct {
 func newWorker(id string, env *Environment) *Worker {
 	w := &Worker{
 		id:        id,
+		key:       id + "-" + strings.ToLower(rand.Text()),
 		env:       env,
 		log:       env.log.With("worker", id),
 		connected: make(chan struct{}),
@@ -64,7 +68,7 @@ func newWorker(id string, env *Environment) *Worker {
 	return w
 }
 
-// ID returns the worker_id, unique in this process: another harness that takes over has another one.
+// ID returns the worker's name, unique in this process: another harness that takes over has another one.
 func (w *Worker) ID() string { return w.id }
 
 // touch notes a sign of life.

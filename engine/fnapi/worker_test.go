@@ -218,8 +218,8 @@ func TestLost(t *testing.T) {
 			if _, err := w.Progress(t.Context(), b); !errors.Is(err, bundle.ErrWorkerLost) {
 				t.Errorf("Progress: %v, want ErrWorkerLost", err)
 			}
-			if got := recv(t, r.pool.stops); got != w.ID() {
-				t.Errorf("stopped %q, want %q", got, w.ID())
+			if got := recv(t, r.pool.stops); got != w.key {
+				t.Errorf("stopped %q, want %q", got, w.key)
 			}
 			w2, h2 := r.connect(env)
 			if w2.ID() == w.ID() {
