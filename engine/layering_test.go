@@ -20,7 +20,7 @@ var layers = [][]string{
 	{"engine/native", "engine/plan", "engine/window"},
 	{"engine/bundle", "engine/metric"},
 	{"engine/coder", "engine/flow", "checkpoint", "state"},
-	{"checkpoint/objstore", "engine/kafka/brokertest"},
+	{"checkpoint/objstore", "engine/kafka/brokertest", "web/ui"},
 }
 
 const module = "github.com/tinyrunner/tinyrunner/"

@@ -38,12 +38,16 @@ type Submission struct {
 	Options  *structpb.Struct // may be nil
 }
 
-// Memory are the parts of the process's memory that have a bound, in bytes.
+// Memory are the parts of the process's memory that Go's runtime does not tell apart, in bytes; -1: not known.
 type Memory struct {
 	Limit                  int64 // what the process aims to stay below
 	PoolLimit, PoolUsed    int64 // elements between stages
 	PoolSpilled            int64 // elements between stages in files
-	CacheLimit, CacheInUse int64 // blocks and memtables of the state; in use -1: not known
+	CacheLimit, CacheInUse int64 // blocks of the state, read from files; the limit covers memtables, too
+	MemTables              int64 // what the state holds of writes that are not in files yet
+	StateOutsideGo         bool  // cache and memtables are no part of Go's heap: the program was built with cgo
+	Resident               int64 // of the process, with all that follows
+	ResidentFile           int64 // its pages of files: the program itself
 }
 
 // Job is a job of the cluster. Its methods are called from any goroutine and return copies.
@@ -53,12 +57,18 @@ type Job interface {
 	Info() Info
 	// Stages are its stages in topological order: producers before consumers.
 	Stages() []Stage
+	// Transform returns the unique name of the transform with an id; the id if there is none.
+	Transform(id string) string
 	// Metrics returns the monitoring infos of all bundles, and of those that were committed.
 	Metrics() (attempted, committed []*pipepb.MonitoringInfo)
 	// Options are the pipeline options as they were submitted; may be nil.
 	Options() *structpb.Struct
 	Failures() []Failure
 	Checkpoints() Checkpoints
+	// Harnesses are the places for SDK harnesses; none if the job does not run, or its code is linked in.
+	Harnesses() []Harness
+	// StateSize estimates the bytes of the stage's state in files; false: not known, or the job does not run.
+	StateSize(stage string) (int64, bool)
 
 	// Cancel ends the job at once. It does not wait.
 	Cancel()
@@ -101,6 +111,8 @@ type Stage struct {
 	Inputs []Input // the stages whose output this one reads
 	// Transforms are the ids of its transforms in the pipeline.
 	Transforms []string
+	// Environment is the id of the environment whose harnesses run the stage; "": the runner does.
+	Environment string
 	// Finished: the stage has nothing to do and never will have.
 	Finished                        bool
 	InputWatermark, OutputWatermark int64 // ms since the epoch; MinWatermark, MaxWatermark
@@ -166,6 +178,23 @@ type Checkpoint struct {
 	InFlight       int   // elements between stages
 	Savepoint      string
 	Error          string
+}
+
+// Harness is a place for an SDK harness of a job.
+type Harness struct {
+	Environment string // its id in the pipeline
+	From        string // where harnesses come from: "EXTERNAL at localhost:50000"
+	Index       int    // of the place, within the environment
+	Worker      string // id of the one that is connected; "": none is
+	PID         int    // of the process that was started for it; 0: it is not a child of this process
+	Resident    int64  // bytes of that process and its children; -1: not known
+	// Since is when it connected, LastCall when it last gave a sign of life.
+	Since, LastCall time.Time
+	Running         int   // bundles
+	Bundles         int64 // that it has answered
+	Restarts        int   // how many connected ones were lost in this place
+	Tries           int   // how often one was asked for since the last one was connected
+	Error           string
 }
 
 // hexID makes an id of 32 hex digits of a name, as Flink's clients want them.

@@ -45,7 +45,8 @@ func (c *fakeCluster) Jobs() []Job {
 }
 
 func (c *fakeCluster) Memory() Memory {
-	return Memory{Limit: 250 << 20, PoolLimit: 32 << 20, PoolUsed: 65536, PoolSpilled: 7, CacheLimit: 60 << 20, CacheInUse: -1}
+	return Memory{Limit: 250 << 20, PoolLimit: 32 << 20, PoolUsed: 65536, PoolSpilled: 7, CacheLimit: 60 << 20, CacheInUse: 5 << 20,
+		MemTables: 1 << 20, Resident: 90 << 20, ResidentFile: 30 << 20}
 }
 
 func (c *fakeCluster) Settings() map[string]string {
@@ -93,6 +94,7 @@ type fakeJob struct {
 	stages      []Stage
 	failures    []Failure
 	checkpoints Checkpoints
+	harnesses   []Harness
 	metrics     []*pipepb.MonitoringInfo
 	options     *structpb.Struct
 	refuse      error         // what checkpoints and stops fail with
@@ -120,6 +122,12 @@ func (j *fakeJob) Options() *structpb.Struct { return j.options }
 func (j *fakeJob) Failures() []Failure { return j.failures }
 
 func (j *fakeJob) Checkpoints() Checkpoints { return j.checkpoints }
+
+func (j *fakeJob) Transform(id string) string { return "Words/" + id }
+
+func (j *fakeJob) Harnesses() []Harness { return j.harnesses }
+
+func (j *fakeJob) StateSize(stage string) (int64, bool) { return 12345, stage == "Group" }
 
 func (j *fakeJob) end(s jobpb.JobState_Enum) {
 	j.mu.Lock()

@@ -31,6 +31,8 @@ type Config struct {
 	Logs *Logs
 	// Address is the host:port under which clients reach this server.
 	Address string
+	// JobEndpoint is the host:port of the Job API, which the UI shows to those who want to submit a job.
+	JobEndpoint string
 	// JarDir is a directory of the handler's own for uploaded jars: what is in it is removed. "": jars cannot be uploaded.
 	JarDir string
 	// SavepointDir is where savepoints go when a client names no directory; "": it has to.
@@ -59,6 +61,8 @@ type Handler struct {
 	ops     *operations
 	jars    *jarStore
 	flames  flames
+	history *history
+	live    *live
 
 	mu           sync.Mutex
 	requirements map[string]requirements // by job's id
@@ -84,7 +88,7 @@ func NewHandler(cfg Config) (*Handler, error) {
 	}
 	h := &Handler{
 		Config: cfg, log: cfg.Logger, origins: http.NewCrossOriginProtection(), meter: newMeter(), ops: newOperations(),
-		requirements: make(map[string]requirements),
+		history: newHistory(), live: newLive(liveInterval), requirements: make(map[string]requirements),
 	}
 	if h.jars, err = newJarStore(cfg.JarDir); err != nil {
 		return nil, err
@@ -107,6 +111,9 @@ func NewHandler(cfg Config) (*Handler, error) {
 		}
 		r.Get(prefix+"/openapi.json", func(w http.ResponseWriter, _ *http.Request) { h.answer(w, http.StatusOK, document) })
 	}
+	if err := h.mountUI(r); err != nil {
+		return nil, err
+	}
 	h.router = h.guard(r)
 	return h, nil
 }
@@ -122,8 +129,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.router.ServeHTTP(w, r)
 }
 
-// Run takes samples until ctx ends, so that rates are there when somebody asks for the first time. It returns nil.
+// Run takes samples until ctx ends, so that rates are there when somebody asks for the first time. It then ends the pages
+// that are open, and returns nil.
 func (h *Handler) Run(ctx context.Context) error {
+	defer h.live.close()
 	tick := time.NewTicker(sampleInterval)
 	defer tick.Stop()
 	for {
@@ -138,15 +147,25 @@ func (h *Handler) Run(ctx context.Context) error {
 
 func (h *Handler) sampleAll(now time.Time) {
 	jobs := h.Cluster.Jobs()
-	known := make(map[string]bool)
+	known, ended := make(map[string]bool), make(map[string]bool)
+	due := h.history.due(now)
 	for _, j := range jobs {
 		i := j.Info()
 		known[i.ID] = true
-		if _, ended := i.end(); !ended {
-			h.meter.sample(i, j.Stages(), now)
+		if _, ended[i.ID] = i.end(); ended[i.ID] {
+			continue
+		}
+		stages := j.Stages()
+		h.meter.sample(i, stages, now)
+		if due && flinkState(i.state()) == "RUNNING" {
+			h.history.add(i, stages, h.meter.rates(i, stages, now), now)
 		}
 	}
+	if due {
+		h.history.addProcess(h.Cluster.Memory(), readMemory())
+	}
 	h.meter.keep(known)
+	h.history.keep(ended)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for id := range h.requirements {
@@ -156,8 +175,9 @@ func (h *Handler) sampleAll(now time.Time) {
 	}
 }
 
-// Close ends operations under way and waits for them. It removes uploaded jars.
+// Close ends open pages and operations under way, and waits for them. It removes uploaded jars.
 func (h *Handler) Close() error {
+	h.live.close()
 	h.ops.close()
 	return h.jars.close()
 }

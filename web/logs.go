@@ -14,7 +14,8 @@ type Logs struct {
 	limit int
 
 	mu      sync.Mutex
-	lines   [][]byte // complete, oldest first
+	lines   [][]byte // complete, oldest first; never changed
+	dropped uint64   // lines that were there before the oldest one
 	size    int
 	changed time.Time
 }
@@ -46,6 +47,7 @@ func (l *Logs) Write(p []byte) (int, error) {
 		l.size -= len(l.lines[0])
 		l.lines[0] = nil
 		l.lines = l.lines[1:]
+		l.dropped++
 	}
 	l.changed = time.Now()
 	return len(p), nil
@@ -56,6 +58,16 @@ func (l *Logs) Text() []byte {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return bytes.Join(l.lines, nil)
+}
+
+// since returns the lines that are kept of those from a number on, the number of the first of them, and of the one to come.
+// Lines are numbered from 0.
+func (l *Logs) since(from uint64) (lines [][]byte, first, next uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	next = l.dropped + uint64(len(l.lines))
+	first = min(max(from, l.dropped), next)
+	return l.lines[first-l.dropped:], first, next
 }
 
 // stat returns the size of what is kept, and when the newest line came.

@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
 	"time"
 
 	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
@@ -28,7 +30,7 @@ func (s *server) newWeb(pool *flow.Pool, cache *state.Cache, checkpoints *engine
 		c.bucket = checkpoints.Bucket
 	}
 	h, err := web.NewHandler(web.Config{
-		Cluster: c, Revision: versions().revision, Logger: s.log, Logs: s.logs, Address: s.address(s.webListener),
+		Cluster: c, Revision: versions().revision, Logger: s.log, Logs: s.logs, Address: s.address(s.webListener), JobEndpoint: s.jobEndpoint(),
 		JarDir: filepath.Join(s.dir, "jars"), SavepointDir: s.settings.savepointDir, ReadOnly: s.settings.readOnly,
 		Token: s.security.token, ClientCerts: s.security.mutual && s.security.encrypts(restPort), Hosts: s.settings.hosts(),
 		MaxBody: int64(s.settings.maxBody), MaxJar: int64(s.settings.maxJar),
@@ -53,12 +55,21 @@ var _ web.Cluster = webCluster{}
 // Slots of the process; a job may have others.
 func (c webCluster) Slots() int { return c.cluster.Slots() }
 
-// Memory tells of the parts that have a bound. What of the state's cache is in use is not known here.
+// Memory tells of the parts that Go's runtime does not tell apart. The cache is shared by the databases of all jobs, which
+// tell of it; without a running job it is empty but for what the last one has left.
 func (c webCluster) Memory() web.Memory {
-	return web.Memory{
+	m := web.Memory{
 		Limit: int64(c.server.settings.memory), PoolLimit: c.pool.Limit(), PoolUsed: c.pool.Used(), PoolSpilled: c.pool.Spilled(),
-		CacheLimit: c.cache.Bytes(), CacheInUse: -1,
+		CacheLimit: c.cache.Bytes(), CacheInUse: -1, StateOutsideGo: builtWithCgo(),
 	}
+	for _, j := range c.cluster.Jobs() {
+		if s, ok := j.StateMetrics(); ok {
+			m.CacheInUse = s.CacheBytes
+			m.MemTables += s.MemTableBytes
+		}
+	}
+	m.Resident, m.ResidentFile = residentSelf()
+	return m
 }
 
 // Settings are all flags but those that hold secrets, which package web hides.
@@ -161,7 +172,7 @@ func (j webJob) Stages() []web.Stage {
 	for _, s := range overview.Stages {
 		w := webStage(s)
 		if p := planned[s.Name]; p != nil {
-			w.Transforms = p.Transforms
+			w.Transforms, w.Environment = p.Transforms, p.Environment
 		}
 		out = append(out, w)
 	}
@@ -207,7 +218,8 @@ func plannedStages(p *plan.Plan) []web.Stage {
 	var out []web.Stage
 	for _, s := range p.Stages {
 		w := web.Stage{
-			Name: s.Name, Kind: s.Kind.String(), Transforms: s.Transforms, InputWatermark: web.MinWatermark, OutputWatermark: web.MinWatermark,
+			Name: s.Name, Kind: s.Kind.String(), Transforms: s.Transforms, Environment: s.Environment,
+			InputWatermark: web.MinWatermark, OutputWatermark: web.MinWatermark,
 		}
 		if c := p.Collections[s.Input]; c != nil {
 			for _, k := range c.Producers {
@@ -252,6 +264,40 @@ func webCheckpoint(i engine.CheckpointInfo) web.Checkpoint {
 		ID: i.ID, Status: string(i.Status), Started: i.Started, Ended: i.Ended, Restored: i.Restored, Pause: i.Pause,
 		Size: i.Size, Uploaded: i.Uploaded, InFlight: i.InFlight, Savepoint: i.Savepoint, Error: i.Error,
 	}
+}
+
+// Transform is the name that the pipeline gives to a transform.
+func (j webJob) Transform(id string) string {
+	return cmp.Or(j.Plan().Pipeline.GetComponents().GetTransforms()[id].GetUniqueName(), id)
+}
+
+// Harnesses are those of the environments in use, by environment and place.
+func (j webJob) Harnesses() []web.Harness {
+	envs := j.Workers()
+	var out []web.Harness
+	for _, id := range slices.Sorted(maps.Keys(envs)) {
+		of, ok := envs[id].(harnesses)
+		if !ok {
+			continue // linked in
+		}
+		for _, i := range of.Harnesses() {
+			h := web.Harness{
+				Environment: i.Environment, From: i.From, Index: i.Index, Worker: i.Worker, PID: i.PID, Resident: residentTree(i.PID),
+				Since: i.Since, LastCall: i.LastCall, Running: i.Running, Bundles: i.Bundles, Restarts: i.Restarts, Tries: i.Tries,
+			}
+			if i.LastError != nil {
+				h.Error = i.LastError.Error()
+			}
+			out = append(out, h)
+		}
+	}
+	return out
+}
+
+// StateSize estimates what of the state's files belongs to a stage.
+func (j webJob) StateSize(stage string) (int64, bool) {
+	n, err := j.Job.StateSize(stage)
+	return n, err == nil
 }
 
 // Checkpoint makes a checkpoint, and a savepoint of it if there is a location.

@@ -1,0 +1,128 @@
+package web
+
+import (
+	"slices"
+	"time"
+)
+
+// sizeAge is how old an estimate of a stage's state may become: it looks at the index of the state's files.
+const sizeAge = 10 * time.Second
+
+// stageView is one stage of a job.
+type stageView struct {
+	parts
+	h          *Handler
+	id, vertex string
+	recent     recent // of all stages, for the job's figures
+	subtasks   recent
+
+	sized time.Time // when size was estimated
+	size  maybe
+}
+
+// liveStageJSON is what of a stage does not change while the job runs.
+type liveStageJSON struct {
+	T           string     `json:"t"`
+	ID          string     `json:"id"`
+	Name        string     `json:"name"`
+	Kind        string     `json:"kind"`
+	Environment string     `json:"environment,omitempty"`
+	Transforms  []string   `json:"transforms"` // unique names
+	Inputs      []linkJSON `json:"inputs"`
+	Outputs     []linkJSON `json:"outputs"`
+}
+
+// linkJSON is a neighbour of a stage.
+type linkJSON struct {
+	ID    string `json:"id"`
+	Name  string `json:"name"`
+	Keyed bool   `json:"keyed,omitempty"`
+}
+
+// figuresJSON are the present figures of a stage: the row of the stage, and one of each subtask.
+type figuresJSON struct {
+	T         string   `json:"t"`
+	Row       numRow   `json:"row"`
+	Bundles   int64    `json:"bundles"`
+	Splits    int64    `json:"splits"`
+	StateSize maybe    `json:"state"` // bytes in files
+	MemTables maybe    `json:"memtables"`
+	Subtasks  []numRow `json:"subtasks"`
+}
+
+// subtaskRow of a slot: records in and out a second; busy and back-pressured shares; records and bytes that wait; records
+// outside; running bundles; records in and out so far.
+func subtaskRow(t Subtask, r Rates) numRow {
+	return numRow{
+		r.RecordsIn, r.RecordsOut, r.Busy, r.BackPressured, float64(t.QueuedRecords), float64(t.QueuedBytes), float64(known(t.Backlog)),
+		float64(t.Running), float64(t.RecordsIn), float64(t.RecordsOut),
+	}
+}
+
+func (v *stageView) update(now time.Time) error {
+	j, i, err := v.h.jobByID(v.id)
+	if err != nil {
+		return err
+	}
+	stages := j.Stages()
+	k := slices.IndexFunc(stages, func(s Stage) bool { return hexID(s.Name) == v.vertex })
+	if k < 0 {
+		return missing("Job %s has no stage %s: its pipeline has changed", i.Name, v.vertex)
+	}
+	s := stages[k]
+	rates := v.h.liveRates(&v.recent, i, stages, now)
+	if now.Sub(v.sized) >= sizeAge {
+		v.sized, v.size = now, maybe(unknown())
+		if n, ok := j.StateSize(s.Name); ok {
+			v.size = known(n)
+		}
+	}
+	figures := figuresJSON{
+		T: "figures", Row: row(s, rates[k]), Bundles: s.Bundles, Splits: s.Splits, StateSize: v.size,
+		MemTables: known(v.h.Cluster.Memory().MemTables), Subtasks: []numRow{},
+	}
+	for n, r := range v.subtaskRates(i, stages, k, now) {
+		figures.Subtasks = append(figures.Subtasks, subtaskRow(s.Subtasks[n], r))
+	}
+	harnesses := v.h.harnesses([]Job{j})
+	return v.set(clock(now), v.h.liveJob(j, i, stages, rates, now), liveStage(j, stages, k), figures, v.h.history.stage(i.ID, s.Name),
+		harnessesJSON{T: "harnesses", List: slices.DeleteFunc(harnesses, func(h liveHarnessJSON) bool { return h.Environment != s.Environment })})
+}
+
+// subtaskRates are those of a stage's slots.
+func (v *stageView) subtaskRates(i Info, stages []Stage, k int, now time.Time) []Rates {
+	s := stages[k]
+	if _, ended := i.end(); ended {
+		return make([]Rates, len(s.Subtasks))
+	}
+	counters := make([]Counters, len(s.Subtasks))
+	for n, t := range s.Subtasks {
+		counters[n] = t.Counters
+	}
+	if out, ok := v.subtasks.rates(i, counters, 1, now); ok {
+		return out
+	}
+	return v.h.meter.rates(i, stages, now)[k].subtasks
+}
+
+func liveStage(j Job, stages []Stage, k int) liveStageJSON {
+	s := stages[k]
+	out := liveStageJSON{
+		T: "stage", ID: hexID(s.Name), Name: s.Name, Kind: s.Kind, Environment: s.Environment,
+		Transforms: []string{}, Inputs: []linkJSON{}, Outputs: []linkJSON{},
+	}
+	for _, id := range s.Transforms {
+		out.Transforms = append(out.Transforms, j.Transform(id))
+	}
+	for _, in := range s.Inputs {
+		out.Inputs = append(out.Inputs, linkJSON{hexID(in.Stage), in.Stage, in.Keyed})
+	}
+	for _, other := range stages {
+		for _, in := range other.Inputs {
+			if in.Stage == s.Name {
+				out.Outputs = append(out.Outputs, linkJSON{hexID(other.Name), other.Name, in.Keyed})
+			}
+		}
+	}
+	return out
+}
