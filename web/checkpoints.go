@@ -135,7 +135,7 @@ func newCheckpoint(c Checkpoint, subtasks int) checkpointJSON {
 	out := checkpointJSON{
 		ClassName: "in_progress", ID: c.ID, Status: c.Status, IsSavepoint: c.Savepoint != "", Trigger: c.Started.UnixMilli(),
 		LatestAck: -1, CheckpointedSize: c.Uploaded, StateSize: c.Size, Duration: c.duration(time.Now()), Subtasks: subtasks,
-		Type: "CHECKPOINT", Tasks: map[string]taskCheckpointJSON{},
+		Type: "UNALIGNED_CHECKPOINT", Tasks: map[string]taskCheckpointJSON{},
 	}
 	if out.IsSavepoint {
 		out.Type, out.SavepointFormat = "SAVEPOINT", new("NATIVE")

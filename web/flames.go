@@ -2,11 +2,13 @@ package web
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"runtime/pprof"
 	"slices"
@@ -19,9 +21,11 @@ import (
 
 const (
 	// profileTime is how long the CPU is watched for a flame graph.
-	profileTime = 300 * time.Millisecond
+	profileTime = 2 * time.Second
 	// flameAge is how long a flame graph is shown before a new one is made.
 	flameAge = 5 * time.Second
+	// sampling is the time of a flame graph that is not there yet: Flink's UI waits then.
+	sampling = -3
 )
 
 type flameGraphJSON struct {
@@ -36,10 +40,33 @@ type flameJSON struct {
 	Children []*flameJSON `json:"children"`
 }
 
-// flames are the newest flame graphs of the process, by type. Goroutine safe.
+// flames are the newest flame graphs of the process, by type. They are made when somebody asks, one of a type at a time, while
+// nobody waits. Goroutine safe.
 type flames struct {
-	mu  sync.Mutex
-	has map[string]flameGraphJSON
+	profile func(ctx context.Context, kind string, w io.Writer) error
+	log     *slog.Logger
+	ctx     context.Context // of all profiles under way
+	cancel  context.CancelFunc
+	all     sync.WaitGroup
+
+	mu   sync.Mutex
+	has  map[string]flameGraphJSON
+	made map[string]bool // profiles under way
+}
+
+// newFlames must be closed.
+func newFlames(profile func(context.Context, string, io.Writer) error, log *slog.Logger) *flames {
+	f := &flames{profile: profile, log: log, has: make(map[string]flameGraphJSON), made: make(map[string]bool)}
+	f.ctx, f.cancel = context.WithCancel(context.Background())
+	return f
+}
+
+// close ends profiles under way.
+func (f *flames) close() {
+	f.mu.Lock()
+	f.cancel()
+	f.mu.Unlock()
+	f.all.Wait()
 }
 
 // flameGraph is of the whole process: type on_cpu is a CPU profile, off_cpu and full are where the goroutines are.
@@ -47,47 +74,57 @@ func (h *Handler) flameGraph(r *http.Request) (any, error) {
 	if _, _, _, err := h.vertex(r); err != nil {
 		return nil, err
 	}
-	kind := r.URL.Query().Get("type")
-	if kind == "" {
-		kind = "full"
-	}
-	if !slices.Contains([]string{"on_cpu", "off_cpu", "full"}, strings.ToLower(kind)) {
+	kind := strings.ToLower(cmp.Or(r.URL.Query().Get("type"), "full"))
+	if !slices.Contains([]string{"on_cpu", "off_cpu", "full"}, kind) {
 		return nil, badRequest("type %q: use on_cpu, off_cpu or full", kind)
 	}
-	return h.flames.get(r.Context(), strings.ToLower(kind))
+	return h.flames.get(kind), nil
 }
 
-func (f *flames) get(ctx context.Context, kind string) (flameGraphJSON, error) {
+// get returns the newest flame graph, and has another one made if it is old.
+func (f *flames) get(kind string) flameGraphJSON {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	now := time.Now()
-	if g, ok := f.has[kind]; ok && now.UnixMilli()-g.End < flameAge.Milliseconds() {
-		return g, nil
+	g, ok := f.has[kind]
+	if !ok {
+		g = flameGraphJSON{End: sampling, Data: flameJSON{Name: "root", Children: []*flameJSON{}}}
 	}
+	if !f.made[kind] && f.ctx.Err() == nil && time.Now().UnixMilli()-g.End >= flameAge.Milliseconds() {
+		f.made[kind] = true
+		f.all.Go(func() { f.sample(kind) })
+	}
+	return g
+}
+
+// sample makes a flame graph. Whoever asked for it has long got an answer, so that an error can only be logged.
+func (f *flames) sample(kind string) {
 	var b bytes.Buffer
-	var err error
-	if kind == "on_cpu" {
-		err = profileCPU(ctx, &b)
-	} else {
-		err = pprof.Lookup("goroutine").WriteTo(&b, 0)
+	err := f.profile(f.ctx, kind, &b)
+	var root *flameJSON
+	if err == nil {
+		root, err = readProfile(&b)
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.made[kind] = false
 	if err != nil {
-		return flameGraphJSON{}, err
-	}
-	root, err := readProfile(&b)
-	if err != nil {
-		return flameGraphJSON{}, fmt.Errorf("read profile: %w", err)
-	}
-	if f.has == nil {
-		f.has = make(map[string]flameGraphJSON)
+		f.log.Warn("flame graph failed", "type", kind, "error", err)
+		return
 	}
 	f.has[kind] = flameGraphJSON{End: time.Now().UnixMilli(), Data: *root}
-	return f.has[kind], nil
+}
+
+// profileProcess writes a profile of a type.
+func profileProcess(ctx context.Context, kind string, w io.Writer) error {
+	if kind == "on_cpu" {
+		return profileCPU(ctx, w)
+	}
+	return pprof.Lookup("goroutine").WriteTo(w, 0)
 }
 
 func profileCPU(ctx context.Context, w io.Writer) error {
 	if err := pprof.StartCPUProfile(w); err != nil {
-		return fail(http.StatusServiceUnavailable, "somebody else profiles the process: %v", err)
+		return fmt.Errorf("profile CPU: %w", err)
 	}
 	select {
 	case <-ctx.Done():

@@ -60,7 +60,7 @@ type Handler struct {
 	meter   *meter
 	ops     *operations
 	jars    *jarStore
-	flames  flames
+	flames  *flames
 	history *history
 	live    *live
 
@@ -88,7 +88,7 @@ func NewHandler(cfg Config) (*Handler, error) {
 	}
 	h := &Handler{
 		Config: cfg, log: cfg.Logger, origins: http.NewCrossOriginProtection(), meter: newMeter(), ops: newOperations(),
-		history: newHistory(), live: newLive(liveInterval), requirements: make(map[string]requirements),
+		history: newHistory(), live: newLive(liveInterval), flames: newFlames(profileProcess, cfg.Logger), requirements: make(map[string]requirements),
 	}
 	if h.jars, err = newJarStore(cfg.JarDir); err != nil {
 		return nil, err
@@ -178,6 +178,7 @@ func (h *Handler) sampleAll(now time.Time) {
 // Close ends open pages and operations under way, and waits for them. It removes uploaded jars.
 func (h *Handler) Close() error {
 	h.live.close()
+	h.flames.close()
 	h.ops.close()
 	return h.jars.close()
 }

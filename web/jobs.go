@@ -2,6 +2,7 @@ package web
 
 import (
 	"fmt"
+	"html"
 	"net/http"
 	"regexp"
 	"strconv"
@@ -168,10 +169,11 @@ func tasks(i Info, s Stage, n int) map[string]int {
 	return out
 }
 
+// newPlan has names as HTML, as Flink's have them: its UI draws them as that.
 func newPlan(i Info, stages []Stage) planJSON {
 	p := planJSON{JID: hexID(i.ID), Name: i.Name, Type: jobType(i), Nodes: []nodeJSON{}}
 	for _, s := range stages {
-		n := nodeJSON{ID: hexID(s.Name), Parallelism: i.Slots, Operator: s.Kind, Description: s.Name, OptimizerProperties: map[string]any{}}
+		n := nodeJSON{ID: hexID(s.Name), Parallelism: i.Slots, Operator: s.Kind, Description: html.EscapeString(s.Name), OptimizerProperties: map[string]any{}}
 		for k, in := range s.Inputs {
 			e := edgeJSON{Num: k, ID: hexID(in.Stage), ShipStrategy: "REBALANCE", Exchange: "pipelined_bounded"}
 			if in.Keyed {

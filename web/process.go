@@ -117,10 +117,11 @@ type resourceJSON struct {
 	Extended map[string]any `json:"extendedResources"`
 }
 
+// hardwareJSON: what Flink calls free memory is the greatest size of the JVM's heap (HardwareDescription.sizeOfJvmHeap).
 type hardwareJSON struct {
 	CPU      int   `json:"cpuCores"`
 	Physical int64 `json:"physicalMemory"`
-	Free     int64 `json:"freeMemory"`
+	Heap     int64 `json:"freeMemory"`
 	Managed  int64 `json:"managedMemory"`
 }
 
@@ -177,18 +178,17 @@ type collectorJSON struct {
 const segment = 32 << 10
 
 // physicalMemory is that of the machine, in bytes; 0: not known.
-func physicalMemory() (total, free int64) {
+func physicalMemory() int64 {
 	var info syscall.Sysinfo_t
 	if syscall.Sysinfo(&info) != nil {
-		return 0, 0
+		return 0
 	}
-	return int64(info.Totalram) * int64(info.Unit), int64(info.Freeram) * int64(info.Unit)
+	return int64(info.Totalram) * int64(info.Unit)
 }
 
 func (h *Handler) taskManager() taskManagerJSON {
 	total, free := h.slots()
 	m := h.Cluster.Memory()
-	physical, unused := physicalMemory()
 	resource := func(slots int) resourceJSON {
 		part := func(bytes int64) int64 { return bytes * int64(slots) / int64(total) >> 20 }
 		return resourceJSON{
@@ -198,7 +198,7 @@ func (h *Handler) taskManager() taskManagerJSON {
 	return taskManagerJSON{
 		ID: taskManagerID, Path: "tinyrunner://" + h.endpoint(), DataPort: h.port(), JMXPort: -1, LastHeartbeat: time.Now().UnixMilli(),
 		SlotsNumber: total, FreeSlots: free, TotalResource: resource(total), FreeResource: resource(free),
-		Hardware: hardwareJSON{CPU: runtime.NumCPU(), Physical: physical, Free: unused, Managed: m.CacheLimit},
+		Hardware: hardwareJSON{CPU: runtime.NumCPU(), Physical: physicalMemory(), Heap: heapMax(m), Managed: m.CacheLimit},
 		MemoryConfiguration: memoryConfigJSON{
 			TaskHeap: m.heap(), Network: m.PoolLimit, Managed: m.CacheLimit, TotalFlink: m.Limit, TotalProcess: m.Limit,
 		},
@@ -315,7 +315,7 @@ func (h *Handler) settings() []settingJSON {
 		"rest.address": h.host(), "rest.port": strconv.Itoa(h.port()), "taskmanager.numberOfTaskSlots": strconv.Itoa(h.Cluster.Slots()),
 		"jobmanager.scheduler": "adaptive", "web.refresh-interval": strconv.Itoa(refresh),
 		"web.submit.enable": strconv.FormatBool(h.JarDir != "" && !h.ReadOnly), "web.cancel.enable": strconv.FormatBool(!h.ReadOnly),
-		"rest.flamegraph.enabled": "true",
+		"rest.flamegraph.enabled": "true", "jobmanager.memory.heap.size": count(heapMax(h.Cluster.Memory())) + "b",
 	}
 	for k, v := range h.Cluster.Settings() {
 		if secret(k) {
