@@ -9,7 +9,7 @@ TIMEOUT := 8m
 GOLANGCI := v2.15.0
 LINT   := $(BUILD)/bin/golangci-lint-$(GOLANGCI)
 
-.PHONY: build test race lint demo conformance bench chaos venv versitygw clean
+.PHONY: build test race lint demo conformance clients bench chaos venv versitygw clean
 
 build:
 	$(GO) build -buildvcs=auto -o $(BUILD)/tinyrunner ./cmd/tinyrunner
@@ -44,6 +44,12 @@ ifdef RACE
 else
 	bash .ci/conformance "$(SUITES)"
 endif
+
+# Flink's own clients against this build: the flink command, Beam's uber jars, Flink's web UI in Chromium, its autoscaler. They are
+# installed first. CLIENTS=cli,webui takes some of them: cli, uberjar, rest, webui, autoscaler. Java, Maven and node are needed.
+clients: build venv
+	$(GO) build -o $(BUILD)/clients-driver ./web/clients
+	$(BUILD)/clients-driver --python $(VENV)/bin/python --suites "$(SUITES)" --only "$(CLIENTS)"
 
 # Figures of the parts, on this machine and as busy as it is.
 bench:
