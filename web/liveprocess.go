@@ -2,6 +2,7 @@ package web
 
 import (
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -91,8 +92,8 @@ func (v *harnessesView) tail() {
 		l := parseLine(raw)
 		l.N = first + uint64(k)
 		id := l.attr("worker")
-		if id == "" {
-			id = l.attr("harness")
+		if key := l.attr("harness"); id == "" { // what it prints bears its key: the id and something random
+			id = key[:max(0, strings.LastIndexByte(key, '-'))]
 		}
 		if id == "" {
 			continue

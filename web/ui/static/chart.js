@@ -4,10 +4,10 @@ import { time, NONE } from "./format.js";
 
 const H = 112, TOP = 8, BOTTOM = 18, LEFT = 4;
 
-// Chart of series [key in the history, name, class]. Values that are not known are gaps.
+// Chart of series [key in the history, name, class]; base is 1024 for bytes. Values that are not known are gaps.
 export class Chart {
-  constructor({ title, note, format, series, max }) {
-    Object.assign(this, { format, series, max, title });
+  constructor({ title, note, format, series, max, base }) {
+    Object.assign(this, { format, series, max, title, base: base || 10 });
     this.read = h("output", {});
     this.svg = s("svg", { tabindex: "0", role: "img" });
     this.el = h("figure", { class: "chart" },
@@ -43,7 +43,7 @@ export class Chart {
     this.n = Math.max(...values.map((v) => v.length), 0);
     this.values = values;
     const all = values.flat().filter((v) => v !== null);
-    const top = this.max || nice(Math.max(...all, 0));
+    const top = this.max || nice(Math.max(...all, 0), this.base);
     const y = (v) => TOP + (1 - Math.min(1, v / top)) * (H - TOP - BOTTOM);
     const parts = [0, 0.5, 1].map((q) => s("line", { class: "grid", x1: 0, x2: w, y1: y(top * q), y2: y(top * q) }));
     parts.push(s("text", { class: "axis", x: 0, y: y(top) + 10 }, all.length ? this.format(top) : ""));
@@ -91,9 +91,10 @@ export class Chart {
   }
 }
 
-// nice is a round number not below v.
-function nice(v) {
+// nice is a round number not below v, of bytes if the base is 1024.
+function nice(v, base) {
   if (!(v > 0)) return 1;
-  const p = 10 ** Math.floor(Math.log10(v));
+  const unit = base === 10 ? 1 : base ** Math.floor(Math.log(v) / Math.log(base));
+  const p = 10 ** Math.floor(Math.log10(v / unit)) * unit;
   return [1, 1.5, 2, 3, 4, 5, 7.5, 10].map((m) => m * p).find((x) => x >= v * 1.0001) || 10 * p;
 }

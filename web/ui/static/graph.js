@@ -124,7 +124,7 @@ class Graph {
     n.box = s("rect", { class: "box", width: w, height: hh, rx: 8 });
     n.el = s("a", { class: "node", href: stageLink(this.job, g.id), transform: `translate(${at.x} ${at.y})`, tabindex: "-1" },
       n.box, s("rect", { class: "side", width: 5, height: hh, rx: 2.5 }),
-      text("name", 14, 21, f.clip(first, 28)), text("sub path", 14, 37, rest ? f.clip(rest, 36, "end") : kind), text("far", 16, 56, f.clip(first, 13)),
+      text("name", 14, 21, f.clip(first, 25)), text("sub path", 14, 37, rest ? f.clip(rest, 31, "end") : kind), text("far", 16, 56, f.clip(first, 13)),
       n.rates, n.state, s("rect", { class: "track", x: 14, y: 67, height: 6, width: w - 28, rx: 3 }), n.busy, n.bp, n.foot, s("title", {}, g.name));
     n.el.addEventListener("focus", () => this.focused(k));
     return n;
@@ -165,10 +165,11 @@ class Graph {
     const full = Math.min(1, (box - 2 * pad) / l.width, (most - 2 * pad) / l.height);
     // On a phone a whole graph would be unreadable: begin at its left and let people move it.
     this.scale = Math.max(full, Math.min(1, box / 430) < 1 && l.width > box ? 0.62 : 0);
-    const height = Math.max(150, Math.min(most, l.height * this.scale + 2 * pad + 16));
+    const tools = 44; // below the graph, for the legend and the buttons
+    const height = Math.max(150, Math.min(most, l.height * this.scale + 2 * pad + tools));
     this.svg.style.height = height + "px";
     this.x = Math.max(pad, (box - l.width * this.scale) / 2);
-    this.y = Math.max(pad, (height - l.height * this.scale) / 2);
+    this.y = Math.max(pad, (height - tools - l.height * this.scale) / 2);
     this.touched = false;
     this.move();
   }

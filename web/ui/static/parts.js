@@ -11,6 +11,8 @@ const SHAPES = {
   CANCELED: ["off", "M4 8h8", "cancelled"],
   CANCELLING: ["off", "M4 8h8", "cancelling"],
   SUSPENDED: ["off", "M5.5 4v8M10.5 4v8", "suspended"],
+  COMPLETED: ["done", "M3.5 8.5l3 3 6-7", "complete"],
+  IN_PROGRESS: ["off", "M8 4v4l3 2", "in progress"],
   INITIALIZING: ["off", "M8 4v4l3 2", "starting"],
 };
 
