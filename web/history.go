@@ -57,6 +57,9 @@ func (r *ring) add(values ...float64) {
 	for k, v := range values {
 		row[k] = float32(v)
 	}
+	if r.data == nil {
+		r.data = make([]float32, 0, historyPoints*r.width)
+	}
 	if r.n < historyPoints {
 		r.data = append(r.data, row...)
 	} else {

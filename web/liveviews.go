@@ -34,7 +34,7 @@ type liveJobJSON struct {
 	Stages         int                 `json:"stages"`
 	Restarts       int                 `json:"restarts"`
 	Failures       int                 `json:"failures"`
-	Error          string              `json:"error,omitempty"` // first line of the newest failure
+	Error          string              `json:"error,omitempty"` // gist of the newest failure
 	Rate           maybe               `json:"rate"`            // records a second through the busiest stage
 	Lag            maybe               `json:"lag"`             // of the watermark that is furthest behind
 	BackPressured  maybe               `json:"bp"`              // share of the time, of the stage with the greatest one
@@ -67,7 +67,7 @@ func (h *Handler) liveJob(j Job, i Info, stages []Stage, rates []Rates, now time
 		}
 	}
 	if n := len(failures); n > 0 {
-		out.Error, _, _ = strings.Cut(strings.TrimSpace(failures[n-1].Text), "\n")
+		out.Error = gist(failures[n-1].Text)
 	}
 	cp := j.Checkpoints()
 	out.Checkpointing = cp.Enabled
@@ -78,6 +78,17 @@ func (h *Handler) liveJob(j Job, i Info, stages []Stage, rates []Rates, now time
 		}
 	}
 	return out
+}
+
+// gist is the line of an error that says most: of a traceback the last one that is not indented, else the first one.
+func gist(text string) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	for _, l := range slices.Backward(lines[1:]) {
+		if strings.TrimSpace(l) != "" && !strings.HasPrefix(l, " ") && !strings.HasPrefix(l, "\t") {
+			return l
+		}
+	}
+	return lines[0]
 }
 
 // zero is v, or 0 if it is unknown.

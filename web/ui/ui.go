@@ -11,11 +11,13 @@ import (
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net/http"
 	"path"
 	"strings"
+	"sync"
 )
 
 //go:embed static
@@ -36,8 +38,8 @@ type Pages struct {
 type asset struct {
 	kind       string // Content-Type
 	plain      []byte
-	compressed []byte // nil: not worth it
-	tag        string // ETag
+	compressed func() []byte // made when it is first asked for; nil: not worth it
+	tag        string        // ETag
 }
 
 // New reads the embedded files.
@@ -78,21 +80,19 @@ func newAsset(name string, data []byte) (asset, error) {
 	}
 	sum := sha256.Sum256(data)
 	a.tag = hex.EncodeToString(sum[:8])
-	var b bytes.Buffer
-	z, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
-	if err != nil {
-		return a, err
-	}
-	if _, err := z.Write(data); err != nil {
-		return a, err
-	}
-	if err := z.Close(); err != nil {
-		return a, err
-	}
-	if b.Len() < len(data)*9/10 {
-		a.compressed = bytes.Clone(b.Bytes())
-	}
+	a.compressed = sync.OnceValue(func() []byte { return compress(data) })
 	return a, nil
+}
+
+// compress returns nil if that would not make data much smaller.
+func compress(data []byte) []byte {
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	_, err := z.Write(data)
+	if err = errors.Join(err, z.Close()); err != nil || b.Len() > len(data)*9/10 {
+		return nil // a buffer takes everything
+	}
+	return bytes.Clone(b.Bytes())
 }
 
 // Version changes with any of the files.
@@ -127,9 +127,11 @@ func (a asset) serve(w http.ResponseWriter, r *http.Request) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Vary", "Accept-Encoding")
 	data, tag := a.plain, `"`+a.tag+`"`
-	if a.compressed != nil && strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
-		data, tag = a.compressed, `"`+a.tag+`-gz"`
-		h.Set("Content-Encoding", "gzip")
+	if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+		if small := a.compressed(); small != nil {
+			data, tag = small, `"`+a.tag+`-gz"`
+			h.Set("Content-Encoding", "gzip")
+		}
 	}
 	h.Set("ETag", tag)
 	if r.Header.Get("If-None-Match") == tag {
