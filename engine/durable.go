@@ -205,11 +205,12 @@ func (d *durable) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	began := time.Now()
 	sp, err := checkpoint.OpenSavepoint(ctx, checkpoint.SavepointConfig{Bucket: bucket, Prefix: prefix, Owner: checkpoint.NewOwner(time.Now())})
 	if err != nil {
 		return fmt.Errorf("restore savepoint %s: %w", d.job.spec.Savepoint, err)
 	}
-	if err := d.fits(sp.Manifest); err != nil {
+	if err := fits(sp.Manifest, d.groups); err != nil {
 		return fmt.Errorf("restore savepoint %s: %w", d.job.spec.Savepoint, err)
 	}
 	if err := sp.Restore(ctx, d.runDir(), nil); err != nil {
@@ -218,13 +219,14 @@ func (d *durable) begin(ctx context.Context) error {
 	m := sp.Manifest
 	d.nextID = max(d.nextID, m.ID+1)
 	d.log.Info("restored savepoint", "savepoint", d.job.spec.Savepoint, "bytes", m.Bytes)
+	d.restoredFrom(m, began, d.job.spec.Savepoint)
 	return nil
 }
 
 // fits refuses state with another number of key groups: nothing in it would be found.
-func (d *durable) fits(m *checkpoint.Manifest) error {
-	if m.MaxParallelism != d.groups {
-		return fmt.Errorf("it has %d key groups, this process uses %d: set the maximum parallelism to %[1]d", m.MaxParallelism, d.groups)
+func fits(m *checkpoint.Manifest, groups int) error {
+	if m.MaxParallelism != groups {
+		return fmt.Errorf("it has %d key groups, this process uses %d: set the maximum parallelism to %[1]d", m.MaxParallelism, groups)
 	}
 	return nil
 }
@@ -318,7 +320,7 @@ func (d *durable) restoreOne(ctx context.Context, m *checkpoint.Manifest) error 
 	if err := os.RemoveAll(d.runDir()); err != nil {
 		return fmt.Errorf("clear %s: %w", d.runDir(), err)
 	}
-	if err := d.fits(m); err != nil {
+	if err := fits(m, d.groups); err != nil {
 		return fmt.Errorf("checkpoint %d: %w", m.ID, err)
 	}
 	began, told := time.Now(), time.Now()
@@ -333,13 +335,18 @@ func (d *durable) restoreOne(ctx context.Context, m *checkpoint.Manifest) error 
 		return err
 	}
 	d.log.Info("restored checkpoint", "checkpoint", m.ID, "bytes", m.Bytes, "duration", time.Since(began).Round(time.Millisecond))
+	d.restoredFrom(m, began, "")
+	return nil
+}
+
+// restoredFrom notes what the job goes on from. savepoint is its location, if it is one.
+func (d *durable) restoredFrom(m *checkpoint.Manifest, began time.Time, savepoint string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.history.restored(CheckpointInfo{
-		ID: m.ID, Trigger: m.Trigger, Status: CheckpointCompleted, Started: m.Created, Ended: m.Created, Size: m.Bytes, Restored: time.Now(),
-		RestoreTook: time.Since(began),
+		ID: m.ID, Trigger: m.Trigger, Status: CheckpointCompleted, Started: m.Created, Ended: m.Created, Size: m.Bytes, Savepoint: savepoint,
+		Restored: time.Now(), RestoreTook: time.Since(began),
 	})
-	return nil
 }
 
 // token is what a sink had prepared for the checkpoint that was restored.

@@ -44,6 +44,7 @@ type execution struct {
 	failed     error
 	draining   bool
 	stopping   *stop
+	saving     *stop // the savepoint that a drained job ends with
 	rescaling  *rescale
 	rescales   int           // so far
 	test       *testStreamOp // the job's TestStream, if it has one

@@ -23,7 +23,8 @@ type Cluster interface {
 	Settings() map[string]string
 	// Ready is nil when jobs can be taken: those of an earlier process go on and the stores can be reached.
 	Ready(ctx context.Context) error
-	// Submit starts a job and returns its id. The files that its artifacts name may be removed when it returns.
+	// Submit starts a job and returns its id. The files that its artifacts name may be removed when it returns. Errors are the
+	// client's: pipelines that cannot run, savepoints that cannot be restored.
 	Submit(ctx context.Context, s Submission) (id string, err error)
 	// Shutdown ends the process as SIGTERM does: jobs with checkpoints are suspended. It does not wait.
 	Shutdown()
@@ -36,6 +37,15 @@ type Submission struct {
 	Name     string
 	Pipeline *pipepb.Pipeline // its artifacts are files of this machine
 	Options  *structpb.Struct // may be nil
+
+	// Savepoint is where the savepoint lies that the job begins with; "": none. Then Pipeline may be nil: it is the savepoint's
+	// own.
+	Savepoint        string
+	AllowNonRestored bool // drop what of it the pipeline has no place for
+	// JobName is what the job is called whatever its options say; "": as they say. SavedName: as the savepoint's job, if JobName
+	// is "".
+	JobName   string
+	SavedName bool
 }
 
 // Memory are the parts of the process's memory that Go's runtime does not tell apart, in bytes; -1: not known.
@@ -74,8 +84,8 @@ type Job interface {
 	Cancel()
 	// Checkpoint makes a checkpoint and waits until it is complete. With a location it is also copied there.
 	Checkpoint(ctx context.Context, savepoint string) (id int64, err error)
-	// Stop ends the job with a savepoint at the location and waits for the end.
-	Stop(ctx context.Context, savepoint string) error
+	// Stop ends the job with a savepoint at the location and waits for the end. With drain, everything is processed before.
+	Stop(ctx context.Context, savepoint string, drain bool) error
 	// Rescale changes the number of slots and waits until it is done.
 	Rescale(ctx context.Context, slots int) error
 }

@@ -15,7 +15,7 @@
 // A jar that is uploaded and run must hold a Beam pipeline, as Beam's uber-jar clients make it: nothing else runs without a
 // JVM (uberjar.go).
 //
-// Who can reach the port can do everything, unless Config has a Token or ReadOnly. What changes something is refused if a
+// Who can reach the port can do everything, unless Config has a Token, ClientCerts or ReadOnly. What changes something is refused if a
 // browser sends it for another site (security.go). Nothing in a request is ever a path of this machine, but for the
 // directories of savepoints, which are their point.
 //

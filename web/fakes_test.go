@@ -57,6 +57,9 @@ func (c *fakeCluster) Ready(context.Context) error { return c.notReady }
 
 func (c *fakeCluster) Submit(_ context.Context, s Submission) (string, error) {
 	c.call("submit %s", s.Name)
+	if s.Savepoint != "" {
+		c.call("from %s as %q, own name %v, drop %v", s.Savepoint, s.JobName, !s.SavedName, s.AllowNonRestored)
+	}
 	if c.submit == nil {
 		return "", errors.New("no")
 	}
@@ -152,7 +155,10 @@ func (j *fakeJob) Checkpoint(ctx context.Context, savepoint string) (int64, erro
 	return 7, j.refuse
 }
 
-func (j *fakeJob) Stop(_ context.Context, savepoint string) error {
+func (j *fakeJob) Stop(_ context.Context, savepoint string, drain bool) error {
+	if drain {
+		j.cluster.call("drain %s", j.info.ID)
+	}
 	j.cluster.call("stop %s %q", j.info.ID, savepoint)
 	if j.refuse == nil {
 		j.end(jobpb.JobState_DONE)
@@ -162,6 +168,9 @@ func (j *fakeJob) Stop(_ context.Context, savepoint string) error {
 
 func (j *fakeJob) Rescale(_ context.Context, slots int) error {
 	j.cluster.call("rescale %s %d", j.info.ID, slots)
+	if j.refuse != nil {
+		return j.refuse
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.info.Slots = slots

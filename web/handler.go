@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"runtime/debug"
 	"strings"
@@ -64,8 +65,9 @@ type Handler struct {
 	history *history
 	live    *live
 
-	mu           sync.Mutex
-	requirements map[string]requirements // by job's id
+	mu              sync.Mutex
+	requirements    map[string]requirements // by job's id
+	rescaleFailures map[string][]Failure    // by job's id
 }
 
 // NewHandler makes a handler. Run may be called for it, Close must.
@@ -88,7 +90,8 @@ func NewHandler(cfg Config) (*Handler, error) {
 	}
 	h := &Handler{
 		Config: cfg, log: cfg.Logger, origins: http.NewCrossOriginProtection(), meter: newMeter(), ops: newOperations(),
-		history: newHistory(), live: newLive(liveInterval), flames: newFlames(profileProcess, cfg.Logger), requirements: make(map[string]requirements),
+		history: newHistory(), live: newLive(liveInterval), flames: newFlames(profileProcess, cfg.Logger),
+		requirements: make(map[string]requirements), rescaleFailures: make(map[string][]Failure),
 	}
 	if h.jars, err = newJarStore(cfg.JarDir); err != nil {
 		return nil, err
@@ -168,11 +171,8 @@ func (h *Handler) sampleAll(now time.Time) {
 	h.history.keep(ended)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for id := range h.requirements {
-		if !known[id] {
-			delete(h.requirements, id)
-		}
-	}
+	maps.DeleteFunc(h.requirements, func(id string, _ requirements) bool { return !known[id] })
+	maps.DeleteFunc(h.rescaleFailures, func(id string, _ []Failure) bool { return !known[id] })
 }
 
 // Close ends open pages and operations under way, and waits for them. It removes uploaded jars.

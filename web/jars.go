@@ -227,46 +227,110 @@ func clientError(err error) error {
 }
 
 type jarRunRequestJSON struct {
-	EntryClass  *string `json:"entryClass"`
-	Parallelism *int    `json:"parallelism"`
-	JobID       *string `json:"jobId"`
+	EntryClass            *string `json:"entryClass"`
+	Parallelism           *int    `json:"parallelism"`
+	JobID                 *string `json:"jobId"`
+	SavepointPath         *string `json:"savepointPath"`
+	AllowNonRestoredState *bool   `json:"allowNonRestoredState"`
+}
+
+// savepoint is what the body says about one, or else the query.
+func (b jarRunRequestJSON) savepoint(r *http.Request) (location string, allowNonRestored bool, err error) {
+	query := r.URL.Query()
+	location = query.Get("savepointPath")
+	if b.SavepointPath != nil {
+		location = *b.SavepointPath
+	}
+	if b.AllowNonRestoredState != nil {
+		return location, *b.AllowNonRestoredState, nil
+	}
+	switch v := query.Get("allowNonRestoredState"); v {
+	case "", "false":
+		return location, false, nil
+	case "true":
+		return location, true, nil
+	default:
+		return "", false, badRequest("allowNonRestoredState %q: use true or false", v)
+	}
 }
 
 type jarRunJSON struct {
 	JobID string `json:"jobid"`
 }
 
-// runJar runs the Beam pipeline that a jar holds.
+// runJar runs the Beam pipeline that a jar holds, from a savepoint if one is named.
 func (h *Handler) runJar(r *http.Request) (any, error) {
 	var body jarRunRequestJSON
+	var how Submission
 	j, err := h.jars.find(chi.URLParam(r, "jar"))
 	if err == nil {
 		err = decode(r, &body)
 	}
+	if err == nil {
+		how.Savepoint, how.AllowNonRestored, err = body.savepoint(r)
+	}
 	if err != nil {
 		return nil, err
 	}
+	how.Savepoint = fileURL(how.Savepoint)
+	return h.submitJar(r, j, how)
+}
+
+// submitJar runs the pipeline of a jar as how says.
+func (h *Handler) submitJar(r *http.Request, j jar, how Submission) (any, error) {
 	dir, err := os.MkdirTemp(h.jars.dir, "run-")
 	if err != nil {
 		return nil, fmt.Errorf("run jar: %w", err)
 	}
-	id, err := h.submit(r, j, dir)
+	id, err := h.submit(r, j, dir, how)
 	if rerr := os.RemoveAll(dir); rerr != nil {
 		h.log.Warn("files of a jar are left behind", "dir", filepath.Base(dir), "error", rerr)
 	}
 	return jarRunJSON{hexID(id)}, err
 }
 
-func (h *Handler) submit(r *http.Request, j jar, dir string) (string, error) {
+func (h *Handler) submit(r *http.Request, j jar, dir string, how Submission) (string, error) {
 	s, err := readUberJar(j.file, dir)
 	if err != nil {
 		return "", badRequest("%s cannot run here: %v", j.name, err)
 	}
-	id, err := h.Cluster.Submit(r.Context(), s)
+	how.Name, how.Pipeline, how.Options = s.Name, s.Pipeline, s.Options
+	id, err := h.Cluster.Submit(r.Context(), how)
 	if err != nil {
 		return "", badRequest("submit the pipeline of %s: %v", j.name, err)
 	}
 	return id, nil
+}
+
+type restoreRequestJSON struct {
+	Path             string  `json:"savepoint-path"`
+	JobName          string  `json:"job-name"`
+	AllowNonRestored bool    `json:"allow-non-restored-state"`
+	Jar              *string `json:"jar-id"`
+}
+
+// restore starts the job of a savepoint again: with the pipeline that the savepoint holds, or with that of a jar.
+func (h *Handler) restore(r *http.Request) (any, error) {
+	var body restoreRequestJSON
+	if err := decode(r, &body); err != nil {
+		return nil, err
+	}
+	if body.Path == "" {
+		return nil, badRequest("savepoint-path is missing")
+	}
+	how := Submission{Savepoint: fileURL(body.Path), AllowNonRestored: body.AllowNonRestored, JobName: body.JobName, SavedName: true}
+	if body.Jar != nil {
+		j, err := h.jars.find(*body.Jar)
+		if err != nil {
+			return nil, err
+		}
+		return h.submitJar(r, j, how)
+	}
+	id, err := h.Cluster.Submit(r.Context(), how)
+	if err != nil {
+		return nil, badRequest("%v", err)
+	}
+	return jarRunJSON{hexID(id)}, nil
 }
 
 func (h *Handler) deleteJar(r *http.Request) (any, error) {

@@ -194,3 +194,33 @@ func TestUploads(t *testing.T) {
 		t.Errorf("%d jars are kept, want %d (%v)", len(left), maxJars, err)
 	}
 }
+
+// TestRestoreCalls: a savepoint is named as Flink's clients do, or to tinyrunner's own call.
+func TestRestoreCalls(t *testing.T) {
+	for _, tc := range []struct {
+		path, body string // {jar} is the id of an uploaded one
+		code       int
+		want       string
+	}{
+		{"/jars/{jar}/run", `{"savepointPath":"s3://b/sp"}`, 200, `from s3://b/sp as "", own name true, drop false`},
+		{"/jars/{jar}/run?savepointPath=file:/sp&allowNonRestoredState=true", "", 200, `from file:///sp as "", own name true, drop true`},
+		{"/jars/{jar}/run?savepointPath=s3://other", `{"savepointPath":"s3://b/sp","allowNonRestoredState":true}`, 200, `from s3://b/sp as "", own name true, drop true`},
+		{"/jars/{jar}/run", `{"savepointPath":null}`, 200, ""},
+		{"/jars/{jar}/run?savepointPath=s3://b/sp&allowNonRestoredState=perhaps", "", 400, "perhaps"},
+		{"/savepoint-restore", `{"savepoint-path":"file:/sp","job-name":"copy"}`, 200, `from file:///sp as "copy", own name false, drop false`},
+		{"/savepoint-restore", `{"savepoint-path":"s3://b/sp","jar-id":"{jar}","allow-non-restored-state":true}`, 200, `from s3://b/sp as "", own name false, drop true`},
+		{"/savepoint-restore", `{"savepoint-path":"s3://b/sp","jar-id":"../x"}`, 404, "Jar ../x not found"},
+		{"/savepoint-restore", `{}`, 400, "savepoint-path is missing"},
+		{"/savepoint-restore", `{"savepoint-path":1}`, 400, "did not match"},
+	} {
+		c := example(time.Now())
+		c.submit = func(Submission) (string, error) { return "new", nil }
+		h := newTestHandler(t, c, nil)
+		_, id, _ := upload(t, h, uberJar(t, nil))
+		jar := strings.NewReplacer("{jar}", id)
+		code, _, answer := call(t, h, http.MethodPost, jar.Replace(tc.path), jar.Replace(tc.body), "Content-Type: application/json")
+		if got := c.called() + string(answer); code != tc.code || !strings.Contains(got, tc.want) || tc.want == "" && strings.Contains(got, "from") {
+			t.Errorf("%s %s: %d %s, want %d %s", tc.path, tc.body, code, got, tc.code, tc.want)
+		}
+	}
+}

@@ -251,14 +251,14 @@ func (h *Handler) exceptions(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	failures := j.Failures()
+	failures := h.failures(j)
 	out := exceptionsJSON{All: []exceptionJSON{}, History: exceptionHistoryJSON{Entries: []exceptionEntryJSON{}}}
 	out.Truncated = len(failures) > limit
 	out.History.Truncated = out.Truncated
 	for k := len(failures) - 1; k >= 0 && len(failures)-k <= limit; k-- {
 		f := failures[k]
 		at := f.At.UnixMilli()
-		if out.RootException == nil {
+		if out.RootException == nil && !isRescaling(f) {
 			out.RootException, out.Timestamp = &f.Text, &at
 		}
 		e := exceptionEntryJSON{

@@ -103,7 +103,7 @@ func exampleOf(t *testing.T, h *Handler, rt route) (path, body, contentType stri
 	case "/jobs/{job}/resource-requirements":
 		one := `{"parallelism":{"lowerBound":1,"upperBound":1}}`
 		body = fmt.Sprintf(`{%q:%s,%q:%s}`, hexID("Read"), one, id, one)
-	case "/savepoint-disposal":
+	case "/savepoint-disposal", "/savepoint-restore":
 		body = `{"savepoint-path":"file:///x"}`
 	case "/jars/upload":
 		body, contentType = form, boundary

@@ -38,6 +38,7 @@ const (
 	savepointOperation  operationKind = "savepoint"
 	checkpointOperation operationKind = "checkpoint"
 	disposalOperation   operationKind = "disposal"
+	rescaleOperation    operationKind = "rescale"
 )
 
 type operation struct {
@@ -216,14 +217,20 @@ func (h *Handler) savepointLocation(dir *string, i Info) (string, error) {
 	if where == "" {
 		return "", badRequest("name a target directory: this server has no directory for savepoints of its own")
 	}
-	scheme, rest, ok := strings.Cut(where, ":")
+	scheme, _, ok := strings.Cut(where, ":")
 	if !ok || scheme != "file" && scheme != "s3" {
 		return "", badRequest("target directory %q: use file:///DIR or s3://BUCKET/PREFIX", where)
 	}
-	if scheme == "file" && !strings.HasPrefix(rest, "//") { // Java writes file:/DIR
-		where = "file://" + rest
-	}
+	where = fileURL(where)
 	return strings.TrimRight(where, "/") + "/savepoint-" + hexID(i.ID)[:6] + "-" + randomHex(6), nil
+}
+
+// fileURL is a location with as many slashes as there should be: Java writes file:/DIR.
+func fileURL(location string) string {
+	if rest, ok := strings.CutPrefix(location, "file:"); ok && !strings.HasPrefix(rest, "//") {
+		return "file://" + rest
+	}
+	return location
 }
 
 func (h *Handler) triggerSavepoint(r *http.Request) (any, error) {
@@ -236,7 +243,7 @@ func (h *Handler) triggerSavepoint(r *http.Request) (any, error) {
 		return nil, err
 	}
 	if body.CancelJob {
-		return h.stopWithSavepoint(j, i, body.TargetDirectory, body.TriggerID)
+		return h.stopWithSavepoint(j, i, body.TargetDirectory, body.TriggerID, false)
 	}
 	location, err := h.savepointLocation(body.TargetDirectory, i)
 	if err != nil {
@@ -262,14 +269,11 @@ func (h *Handler) stop(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if body.Drain {
-		return nil, badRequest("a job that is drained has nothing left to save: stop it without drain, or drain it through Beam's Job API")
-	}
-	return h.stopWithSavepoint(j, i, body.TargetDirectory, body.TriggerID)
+	return h.stopWithSavepoint(j, i, body.TargetDirectory, body.TriggerID, body.Drain)
 }
 
 // stopWithSavepoint ends a job with a savepoint. Clients ask after it as after any savepoint.
-func (h *Handler) stopWithSavepoint(j Job, i Info, dir, trigger *string) (any, error) {
+func (h *Handler) stopWithSavepoint(j Job, i Info, dir, trigger *string, drain bool) (any, error) {
 	location, err := h.savepointLocation(dir, i)
 	if err != nil {
 		return nil, err
@@ -280,7 +284,7 @@ func (h *Handler) stopWithSavepoint(j Job, i Info, dir, trigger *string) (any, e
 	}
 	err = h.ops.start(operationID{savepointOperation, i.ID, id}, func(ctx context.Context, op *operation) {
 		op.location = location
-		op.err = j.Stop(ctx, location)
+		op.err = j.Stop(ctx, location, drain)
 	})
 	return triggerJSON{id}, err
 }
@@ -320,7 +324,7 @@ func (h *Handler) disposeSavepoint(r *http.Request) (any, error) {
 	}
 	id := randomHex(16)
 	err := h.ops.start(operationID{disposalOperation, "", id}, func(ctx context.Context, op *operation) {
-		op.err = h.Cluster.DisposeSavepoint(ctx, body.Path)
+		op.err = h.Cluster.DisposeSavepoint(ctx, fileURL(body.Path))
 	})
 	return triggerJSON{id}, err
 }

@@ -126,3 +126,29 @@ func TestSerializedThrowable(t *testing.T) {
 		t.Error("a long text is no TC_LONGSTRING")
 	}
 }
+
+// TestFailedRescale: PUT has answered long before, so the requirements go and the exceptions tell; the job's own error stays
+// the root.
+func TestFailedRescale(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := example(time.Now())
+		h := newTestHandler(t, c, nil)
+		c.jobs[len(c.jobs)-1].refuse = errors.New("a bundle does not end")
+		path := names("/jobs/{words}/resource-requirements")
+		one := `{"parallelism":{"lowerBound":1,"upperBound":1}}`
+		if code, _, body := call(t, h, http.MethodPut, path, fmt.Sprintf(`{%q:%s,%q:%s}`, hexID("Read"), one, hexID("Group"), one)); code != http.StatusOK {
+			t.Fatalf("%d %s", code, body)
+		}
+		time.Sleep(time.Minute) // it is tried again for some time
+		synctest.Wait()
+		if _, _, body := call(t, h, http.MethodGet, path, ""); strings.Contains(string(body), `"upperBound":1`) {
+			t.Errorf("requirements that cannot be met: %s", body)
+		}
+		_, _, body := call(t, h, http.MethodGet, names("/jobs/{words}/exceptions"), "")
+		for _, want := range []string{`"root-exception":null`, `"exceptionName":"rescaling to 1 slots failed: a bundle does not end"`} {
+			if !strings.Contains(string(body), want) {
+				t.Errorf("no %s in %s", want, body)
+			}
+		}
+	})
+}

@@ -3,8 +3,11 @@ package web
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -66,13 +69,50 @@ func (h *Handler) setResourceRequirements(r *http.Request) (any, error) {
 	h.mu.Lock()
 	h.requirements[i.ID] = fixed
 	h.mu.Unlock()
-	id := operationID{"rescale", i.ID, strconv.Itoa(slots) + "/" + randomHex(8)}
+	id := operationID{rescaleOperation, i.ID, strconv.Itoa(slots) + "/" + randomHex(8)}
 	return empty{}, h.ops.start(id, func(ctx context.Context, op *operation) {
-		if op.err = h.rescale(ctx, j, slots, fixed); op.err != nil {
+		bounded, cancel := context.WithTimeoutCause(ctx, rescaleTime, fmt.Errorf("%v are over", rescaleTime))
+		defer cancel()
+		if op.err = h.rescale(bounded, j, slots, fixed); op.err != nil && ctx.Err() == nil {
 			h.log.Warn("rescaling failed", "job", i.ID, "slots", slots, "error", op.err)
+			h.rescaleFailed(i.ID, fixed, Failure{time.Now(), fmt.Sprintf("%s%d slots failed: %v", rescalingTo, slots, op.err)})
 		}
 	})
 }
+
+// rescalingTo begins the text of a failure that the job has survived.
+const rescalingTo = "rescaling to "
+
+func isRescaling(f Failure) bool { return strings.HasPrefix(f.Text, rescalingTo) }
+
+// maxRescaleFailures is how many of a job's are remembered.
+const maxRescaleFailures = 10
+
+// rescaleFailed lets clients see what became of requirements that were accepted: they are no more, and the job's exceptions say
+// why.
+func (h *Handler) rescaleFailed(job string, asked requirements, f Failure) {
+	newest := h.newest(job, asked)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if newest {
+		delete(h.requirements, job)
+	}
+	all := append(h.rescaleFailures[job], f)
+	h.rescaleFailures[job] = all[max(0, len(all)-maxRescaleFailures):]
+}
+
+// failures are those of a job, and of its rescalings, in the order of their times.
+func (h *Handler) failures(j Job) []Failure {
+	h.mu.Lock()
+	all := slices.Clone(h.rescaleFailures[j.ID()])
+	h.mu.Unlock()
+	all = append(all, j.Failures()...)
+	slices.SortStableFunc(all, func(a, b Failure) int { return a.At.Compare(b.At) })
+	return all
+}
+
+// rescaleTime is how long bundles under way may take to end: until then no other begins.
+const rescaleTime = 5 * time.Minute
 
 // rescaleRetry is how long a rescaling that meets another one waits.
 const rescaleRetry = 200 * time.Millisecond

@@ -1,9 +1,16 @@
 package web
 
 import (
+	"crypto/tls"
+	"crypto/x509"
+	"io"
 	"net/http"
+	"net/http/httptest"
+	"os"
+	"path"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -108,6 +115,107 @@ func TestTraversal(t *testing.T) {
 					t.Errorf("%s %s: %d %.100s", method, path+evil, code, body)
 				}
 			}
+		}
+	}
+}
+
+// TestClientCerts: a certificate that TLS has verified is as good as the token.
+func TestClientCerts(t *testing.T) {
+	verified := &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{}}}
+	for name, tc := range map[string]struct {
+		token, header string
+		certs         bool
+		tls           *tls.ConnectionState
+		code          int
+	}{
+		"certificate":                       {certs: true, tls: verified, code: http.StatusOK},
+		"certificate in place of the token": {certs: true, token: "x", tls: verified, code: http.StatusOK},
+		"token in place of the certificate": {certs: true, token: "x", header: "Bearer x", tls: &tls.ConnectionState{}, code: http.StatusOK},
+		"none":                              {certs: true, tls: &tls.ConnectionState{}, code: http.StatusUnauthorized},
+		"no TLS":                            {certs: true, code: http.StatusUnauthorized},
+		"an empty token":                    {certs: true, header: "Bearer ", code: http.StatusUnauthorized},
+		"a certificate nobody asked for":    {token: "x", tls: verified, code: http.StatusUnauthorized},
+	} {
+		h := newTestHandler(t, example(time.Now()), func(c *Config) { c.Token, c.ClientCerts = tc.token, tc.certs })
+		r := httptest.NewRequest(http.MethodGet, "/overview", nil)
+		r.TLS = tc.tls
+		if tc.header != "" {
+			r.Header.Set("Authorization", tc.header)
+		}
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != tc.code {
+			t.Errorf("%s: %d %s, want %d", name, w.Code, w.Body, tc.code)
+		}
+	}
+}
+
+// slowBody fails as a connection does whose deadline is over.
+type slowBody struct{ err error }
+
+func (b slowBody) Read([]byte) (int, error) { return 0, b.err }
+
+// TestBrokenBody: what a client does wrong is not this server's error.
+func TestBrokenBody(t *testing.T) {
+	h := newTestHandler(t, example(time.Now()), nil)
+	for err, want := range map[error]int{os.ErrDeadlineExceeded: http.StatusRequestTimeout, io.ErrUnexpectedEOF: http.StatusBadRequest} {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, names("/jobs/{words}/savepoints"), slowBody{err}))
+		if w.Code != want {
+			t.Errorf("%v: %d %s, want %d", err, w.Code, w.Body, want)
+		}
+	}
+}
+
+// deadlines is a connection that remembers them.
+type deadlines struct {
+	*httptest.ResponseRecorder
+	read, write []time.Time
+}
+
+func (d *deadlines) SetReadDeadline(t time.Time) error  { d.read = append(d.read, t); return nil }
+func (d *deadlines) SetWriteDeadline(t time.Time) error { d.write = append(d.write, t); return nil }
+
+// TestSlowClients: bodies and answers have deadlines, and none is left for what comes next on the connection.
+func TestSlowClients(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now()
+		h := newTestHandler(t, example(now), nil)
+		d := &deadlines{ResponseRecorder: httptest.NewRecorder()}
+		h.ServeHTTP(d, httptest.NewRequest(http.MethodPost, names("/jobs/{words}/savepoints"), strings.NewReader("{}")))
+		if len(d.read) < 3 || !d.read[1].Equal(now.Add(pieceTime)) || !d.read[len(d.read)-1].IsZero() {
+			t.Errorf("reading: %v", d.read)
+		}
+		if len(d.write) != 2 || !d.write[0].IsZero() || !d.write[1].Equal(now.Add(answerTime)) {
+			t.Errorf("writing: %v", d.write)
+		}
+	})
+}
+
+// TestHostsByAddress: probes of health and people without names use IP addresses, which no other site can have.
+func TestHostsByAddress(t *testing.T) {
+	h := newTestHandler(t, example(time.Now()), func(c *Config) { c.Hosts = []string{"runner"} })
+	for host, want := range map[string]int{
+		"10.0.0.1": http.StatusOK, "10.0.0.1:8081": http.StatusOK, "[::1]:8081": http.StatusOK, "[::1]": http.StatusOK, "RUNNER:80": http.StatusOK,
+		"runner.evil.example": http.StatusMisdirectedRequest, "": http.StatusMisdirectedRequest,
+	} {
+		r := httptest.NewRequest(http.MethodGet, "/overview", nil)
+		r.Host = host
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != want {
+			t.Errorf("%q: %d %s, want %d", host, w.Code, w.Body, want)
+		}
+	}
+}
+
+// TestSavepointTraversal: an id of a job never becomes a part of a path that leaves the target directory.
+func TestSavepointTraversal(t *testing.T) {
+	h := newTestHandler(t, example(time.Now()), nil)
+	for _, id := range []string{"../../etc", "words/../..", "/", "a\x00b"} {
+		location, err := h.savepointLocation(new("file:///savepoints"), Info{ID: id, Name: id})
+		if err != nil || path.Dir(location) != "file:/savepoints" || strings.ContainsAny(location, "\x00") {
+			t.Errorf("%q: %q, %v", id, location, err)
 		}
 	}
 }

@@ -58,14 +58,19 @@ var _ jobapi.Engine = jobEngine{}
 func (e jobEngine) Check(p *pipepb.Pipeline) error { return e.cluster.Check(p) }
 
 func (e jobEngine) Submit(spec jobapi.Spec) (jobapi.Job, error) {
+	name := cmp.Or(e.settings.jobName, spec.Name)
+	if err := e.checkRestore(spec.Options.Savepoint, name); err != nil {
+		return nil, err
+	}
 	var files []checkpoint.JobFile
 	for _, local := range spec.Artifacts.Files() {
 		files = append(files, checkpoint.JobFile{Role: checkpoint.RoleArtifact, Path: artifactPath(local), Local: local})
 	}
 	j, err := e.cluster.Submit(engine.JobSpec{
-		ID: spec.ID, Name: cmp.Or(e.settings.jobName, spec.Name), Pipeline: spec.Pipeline, Options: spec.Raw,
+		ID: spec.ID, Name: name, Pipeline: spec.Pipeline, Options: spec.Raw,
 		Draining: spec.Options.Draining(), Files: files, Open: e.opener(spec),
-		Savepoint: e.settings.savepoint, AllowNonRestored: e.settings.allowNonRestored,
+		Savepoint:        cmp.Or(spec.Options.Savepoint, e.settings.savepoint),
+		AllowNonRestored: spec.Options.AllowNonRestored || e.settings.allowNonRestored,
 	})
 	if err != nil {
 		return nil, err

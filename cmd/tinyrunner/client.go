@@ -100,7 +100,7 @@ func (c *connection) open(fs *pflag.FlagSet, getenv func(string) (string, bool))
 		return nil, err
 	}
 	out := &client{http: &http.Client{
-		Transport: transport,
+		Transport:     transport,
 		Timeout:       callTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // the token is for one server
 	}}
@@ -232,7 +232,7 @@ func (c *client) get(ctx context.Context, path string, answer any) error {
 }
 
 // send returns the body of a successful answer. The error is the context's own when that has ended.
-func (c *client) send(ctx context.Context, method, path string, body any) (_ []byte, err error) {
+func (c *client) send(ctx context.Context, method, path string, body any) ([]byte, error) {
 	var content io.Reader
 	if body != nil {
 		data, err := json.Marshal(body)
@@ -241,12 +241,26 @@ func (c *client) send(ctx context.Context, method, path string, body any) (_ []b
 		}
 		content = bytes.NewReader(data)
 	}
+	return c.exchange(ctx, method, path, "application/json", content)
+}
+
+// upload sends content as it comes, and reads the answer.
+func (c *client) upload(ctx context.Context, path, contentType string, content io.Reader, answer any) error {
+	data, err := c.exchange(ctx, http.MethodPost, path, contentType, content)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(data, answer)
+}
+
+// exchange sends a request, whose content may be nil, and returns the body of a successful answer.
+func (c *client) exchange(ctx context.Context, method, path, contentType string, content io.Reader) (_ []byte, err error) {
 	req, err := http.NewRequestWithContext(ctx, method, c.base.String()+path, content)
 	if err != nil {
 		return nil, fmt.Errorf("make request: %w", err)
 	}
-	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
+	if content != nil {
+		req.Header.Set("Content-Type", contentType)
 	}
 	if c.token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.token)
@@ -376,7 +390,13 @@ type (
 		Failure  string `json:"failure_message"`
 	}
 	exceptionsAnswer struct {
-		Root *string `json:"root-exception"`
+		Root    *string `json:"root-exception"`
+		History struct {
+			Entries []struct {
+				Text string `json:"stacktrace"`
+				At   int64  `json:"timestamp"`
+			} `json:"entries"`
+		} `json:"exceptionHistory"`
 	}
 	operationAnswer struct {
 		Status struct {

@@ -20,7 +20,7 @@ import (
 func addClientCommands(root *cobra.Command, stdout, stderr io.Writer) {
 	root.CompletionOptions.HiddenDefaultCmd = false
 	root.AddCommand(jobsCommand(stdout, stderr), jobCommand(stdout, stderr), cancelCommand(stdout, stderr), stopCommand(stdout, stderr),
-		savepointCommand(stdout, stderr), checkpointCommand(stdout, stderr), rescaleCommand(stdout, stderr), logsCommand(stdout, stderr),
+		savepointCommand(stdout, stderr), checkpointCommand(stdout, stderr), restoreCommand(stdout, stderr), rescaleCommand(stdout, stderr), logsCommand(stdout, stderr),
 		topCommand(stdout, stderr))
 }
 
@@ -274,18 +274,21 @@ func (s *session) awaitEnd(ctx context.Context, j *jobSummary) error {
 const targetHelp = "where the savepoint goes: file:///DIR on the server's machine, or s3://BUCKET/PREFIX"
 
 func stopCommand(stdout, stderr io.Writer) *cobra.Command {
-	target := ""
+	target, drain := "", false
 	c := newClientCommand(stdout, stderr, &cobra.Command{
 		Use:   "stop ID",
 		Short: "end a job with a savepoint",
 		Long: `Makes a savepoint and ends the job with it, and waits for both. Nothing is lost and nothing is done twice when the pipeline,
-or a changed one, begins with the savepoint: a server or a run that is given it by --savepoint does that with every job that is
-submitted to it.` + jobHelp,
+or a changed one, begins with the savepoint: 'tinyrunner restore' does that.
+
+With --drain the job is to end for good: its sources stop, all windows fire, and everything is processed before the savepoint is
+made. A job that begins with that has nothing more to read.` + jobHelp,
 		Example: `  tinyrunner stop clicks --target_directory s3://bucket/savepoints
+  tinyrunner stop clicks --target_directory /backups --drain
   tinyrunner run --savepoint $(tinyrunner stop clicks --target_directory file:///backups --json | jq -r .location) clicks-2.pb`,
 		Args: arguments(1, "a job"),
 	}, func(ctx context.Context, s *session, args []string) error {
-		j, location, err := s.savepoint(ctx, args[0], "/stop", map[string]any{"targetDirectory": orNull(target), "drain": false})
+		j, location, err := s.savepoint(ctx, args[0], "/stop", map[string]any{"targetDirectory": orNull(target), "drain": drain})
 		if err == nil {
 			err = s.awaitEnd(ctx, &j)
 		}
@@ -299,6 +302,7 @@ submitted to it.` + jobHelp,
 			"job %s (%s) is stopped, its savepoint is\n%s", j.ID, cell(j.Name), location)
 	}).waits(0).aboutJob(false)
 	c.Flags().StringVar(&target, "target_directory", "", targetHelp)
+	c.Flags().BoolVar(&drain, "drain", false, "process everything first, up to the end of time: the job is not to go on")
 	return c.Command
 }
 
@@ -308,10 +312,10 @@ func savepointCommand(stdout, stderr io.Writer) *cobra.Command {
 		Use:   "savepoint ID",
 		Short: "copy the state of a job, which goes on",
 		Long: `Makes a savepoint, a copy of all that a job knows which is nobody's but yours, waits until it is complete and prints where it
-is. A server or a run begins the jobs that are submitted to it with the one that --savepoint names.` + jobHelp,
+is. 'tinyrunner restore' starts a job from it.` + jobHelp,
 		Example: `  tinyrunner savepoint clicks --target_directory s3://bucket/savepoints
   tinyrunner savepoint 5a48 --target_directory file:///backups --json | jq -r .location
-  tinyrunner run --savepoint file:///backups/savepoint-5a4833-0cf2b1 clicks-2.pb`,
+  tinyrunner restore file:///backups/savepoint-5a4833-0cf2b1 --job_name clicks-copy`,
 		Args: arguments(1, "a job"),
 	}, func(ctx context.Context, s *session, args []string) error {
 		j, location, err := s.savepoint(ctx, args[0], "/savepoints", map[string]any{"target-directory": orNull(target), "cancel-job": false})
@@ -417,7 +421,7 @@ way end, key groups move, and it goes on. At most 128, the number of key groups.
 	}).waits(time.Minute).aboutJob(false).Command
 }
 
-// rescale asks for slots and waits until all stages have them. The server tells of a failure in its log only.
+// rescale asks for slots and waits until all stages have them, or the job's exceptions tell of a failure.
 func (s *session) rescale(ctx context.Context, j jobSummary, slots int) error {
 	path := "/jobs/" + j.ID + "/resource-requirements"
 	var bounds map[string]*boundsAnswer
@@ -427,6 +431,7 @@ func (s *session) rescale(ctx context.Context, j jobSummary, slots int) error {
 	for _, b := range bounds {
 		b.Parallelism.Lower, b.Parallelism.Upper = min(b.Parallelism.Lower, slots), slots
 	}
+	asked := time.Now()
 	if err := s.call(ctx, http.MethodPut, path, bounds, nil); err != nil {
 		return err
 	}
@@ -438,11 +443,27 @@ func (s *session) rescale(ctx context.Context, j jobSummary, slots int) error {
 		if now.ended() {
 			return false, "", fmt.Errorf("job %s is %s: it ended before it was rescaled", j.ID, now.State)
 		}
-		done := !slices.ContainsFunc(now.Vertices, func(v vertexAnswer) bool { return v.Parallelism != slots })
-		return done, now.State, nil
+		if !slices.ContainsFunc(now.Vertices, func(v vertexAnswer) bool { return v.Parallelism != slots }) {
+			return true, now.State, nil
+		}
+		return false, now.State, s.rescaleFailure(ctx, j, now.Now-time.Since(asked).Milliseconds())
 	})
 	if errors.Is(err, context.DeadlineExceeded) || err != nil && ctx.Err() != nil {
 		return fmt.Errorf("%w; 'tinyrunner logs %s' may tell why it takes so long", err, j.ID)
 	}
 	return err
+}
+
+// rescaleFailure is what the job's exceptions tell of a rescaling that has failed since then, in ms of the server's clock.
+func (s *session) rescaleFailure(ctx context.Context, j jobSummary, since int64) error {
+	var e exceptionsAnswer
+	if err := s.get(ctx, "/jobs/"+j.ID+"/exceptions", &e); err != nil {
+		return err
+	}
+	for _, entry := range e.History.Entries {
+		if entry.At >= since && strings.HasPrefix(entry.Text, "rescaling to ") {
+			return errors.New(printable(entry.Text))
+		}
+	}
+	return nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -88,6 +89,7 @@ func (s *server) resume(ctx context.Context, tried func()) {
 	done := make(map[string]bool) // by identity
 	for wait := time.Second; ; wait = min(2*wait, maxResumeWait) {
 		again := s.resumeAll(ctx, done)
+		s.resuming.Store(again)
 		tried()
 		if !again {
 			return
@@ -140,18 +142,14 @@ func (s *server) resumeJob(ctx context.Context, e checkpoint.JobEntry) error {
 		s.log.Warn("some entries of a job in the store cannot be read", "job", e.Job, "error", e.Err)
 	}
 	j, err := s.cluster.Resume(ctx, e, func(spec *engine.JobSpec) error {
-		var files []string
-		for _, f := range spec.Files {
-			if f.Role == checkpoint.RoleArtifact {
-				files = append(files, f.Local)
-			}
-		}
-		adopted, err := s.jobs.Adopt(spec.Pipeline, spec.Options, files)
+		adopted, err := s.jobs.Adopt(spec.Pipeline, spec.Options, artifactFiles(*spec))
 		if err != nil {
 			return err
 		}
 		adopted.ID, adopted.Name = spec.ID, spec.Name
-		spec.AllowNonRestored = s.settings.allowNonRestored
+		// A job that was killed before its first checkpoint begins once more with its savepoint.
+		spec.Savepoint = cmp.Or(adopted.Options.Savepoint, s.settings.savepoint)
+		spec.AllowNonRestored = adopted.Options.AllowNonRestored || s.settings.allowNonRestored
 		spec.Open = s.engine().opener(adopted)
 		return nil
 	})

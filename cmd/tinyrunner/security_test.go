@@ -232,7 +232,9 @@ func TestSecureServer(t *testing.T) {
 		"--tls_ports=rest,job,worker", "--auth_token_file", a.file("token"), "--auth_loopback")
 
 	plain := insecure.NewCredentials()
-	withTLS := func(certificate string) credentials.TransportCredentials { return credentials.NewTLS(a.config(t, certificate)) }
+	withTLS := func(certificate string) credentials.TransportCredentials {
+		return credentials.NewTLS(a.config(t, certificate))
+	}
 	foreign := a.config(t, "")
 	foreign.Certificates = other.config(t, "client").Certificates
 	foreign.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &foreign.Certificates[0], nil }

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -70,6 +71,7 @@ type server struct {
 	web                                      *web.Handler // nil without HTTP
 	logs                                     *web.Logs
 
+	resuming    atomic.Bool       // some jobs of an earlier process have still to be resumed
 	resumes     bool              // goes on with the jobs in the store
 	stopServing func(cause error) // set by run
 
@@ -141,7 +143,9 @@ func (s *server) openDir() error {
 }
 
 // ownNames are what a server makes in its data directory, besides the lock.
-func ownNames() []string { return []string{"artifacts", "jars", "jobs", "spill", portsFile} }
+func ownNames() []string {
+	return []string{"artifacts", "jars", "jobs", restoreDir, "spill", portsFile}
+}
 
 // checkOwn refuses a directory that was never locked, and so not used, but has files by our names: they are somebody's.
 func (s *server) checkOwn(lock string) error {

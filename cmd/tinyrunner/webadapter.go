@@ -81,8 +81,11 @@ func (c webCluster) Settings() map[string]string {
 	return out
 }
 
-// Ready looks whether the store of the checkpoints answers. Jobs are restored before anything is served.
+// Ready looks whether the jobs of an earlier process go on and the store of the checkpoints answers.
 func (c webCluster) Ready(ctx context.Context) error {
+	if c.resuming.Load() {
+		return errors.New("some jobs of an earlier process do not go on yet: the store of their checkpoints is asked again; the log tells why")
+	}
 	if c.bucket == nil {
 		return nil
 	}
@@ -106,6 +109,11 @@ func (c webCluster) Jobs() []web.Job {
 
 // Submit takes the way that all jobs take: this process's own Job API.
 func (c webCluster) Submit(ctx context.Context, s web.Submission) (id string, err error) {
+	clean, err := c.fromSavepoint(ctx, &s)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, clean()) }()
 	conn, err := c.dialOwn()
 	if err != nil {
 		return "", err
@@ -306,9 +314,13 @@ func (j webJob) Checkpoint(ctx context.Context, savepoint string) (int64, error)
 	return i.ID, err
 }
 
-// Stop ends the job with a savepoint.
-func (j webJob) Stop(ctx context.Context, savepoint string) error {
-	_, err := j.Job.Stop(ctx, savepoint)
+// Stop ends the job with a savepoint, drained or not.
+func (j webJob) Stop(ctx context.Context, savepoint string, drain bool) error {
+	stop := j.Job.Stop
+	if drain {
+		stop = j.StopDrained
+	}
+	_, err := stop(ctx, savepoint)
 	return err
 }
 

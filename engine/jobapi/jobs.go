@@ -104,10 +104,20 @@ func (s *Service) GetJobMetrics(_ context.Context, req *jobpb.GetJobMetricsReque
 	return &jobpb.GetJobMetricsResponse{Metrics: &jobpb.MetricResults{Attempted: attempted, Committed: committed}}, nil
 }
 
-// DescribePipelineOptions lists options beyond Beam's own. There are none: a job obeys the standard ones, and all
-// configuration of the runner itself belongs to the server.
+// DescribePipelineOptions lists options beyond Beam's own, which Python's SDK then takes as flags. All configuration of the
+// runner itself belongs to the server.
 func (s *Service) DescribePipelineOptions(context.Context, *jobpb.DescribePipelineOptionsRequest) (*jobpb.DescribePipelineOptionsResponse, error) {
-	return new(jobpb.DescribePipelineOptionsResponse), nil
+	const group = "tinyrunner"
+	return &jobpb.DescribePipelineOptionsResponse{Options: []*jobpb.PipelineOptionDescriptor{
+		{
+			Name: savepointOption, Type: jobpb.PipelineOptionType_STRING, Group: group,
+			Description: "Savepoint that the job begins with: file:///DIR or s3://BUCKET/PREFIX, as the server sees it.",
+		},
+		{
+			Name: nonRestoredOption, Type: jobpb.PipelineOptionType_BOOLEAN, Group: group, DefaultValue: "false",
+			Description: "Drop state of the savepoint that the pipeline has no place for, instead of refusing it.",
+		},
+	}}, nil
 }
 
 // GetStateStream sends every state since the job's beginning and ends after the terminal one.

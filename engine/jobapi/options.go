@@ -2,6 +2,7 @@ package jobapi
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +18,12 @@ type Options struct {
 	Streaming bool
 	// Experiments is option experiments, e.g. "start_draining" or "name=value".
 	Experiments []string
+	// Savepoint is option savepoint_path, as of Beam's Flink runner, or an experiment of that name: where the savepoint lies that
+	// the job begins with; "": none.
+	Savepoint string
+	// AllowNonRestored is option or experiment allow_non_restored_state: what the savepoint holds and the pipeline has no place
+	// for is dropped.
+	AllowNonRestored bool
 	// Harnesses is option sdk_worker_parallelism: SDK harnesses a job and environment; at least 1.
 	Harnesses int
 }
@@ -24,15 +31,49 @@ type Options struct {
 // Draining says that the job is to start as draining: every initial restriction is truncated.
 func (o Options) Draining() bool { return slices.Contains(o.Experiments, "start_draining") }
 
+// The runner's own options.
+const (
+	savepointOption   = "savepoint_path"
+	nonRestoredOption = "allow_non_restored_state"
+)
+
+// WithSavepoint returns the options of a job that is to begin with a savepoint, and to be called name unless that is "". raw,
+// which may be nil, stays as it is.
+func WithSavepoint(raw *structpb.Struct, location string, allowNonRestored bool, name string) *structpb.Struct {
+	out := &structpb.Struct{Fields: make(map[string]*structpb.Value)}
+	maps.Copy(out.Fields, raw.GetFields())
+	set := func(name string, v *structpb.Value) {
+		delete(out.Fields, name)
+		out.Fields["beam:option:"+name+":v1"] = v
+	}
+	set(savepointOption, structpb.NewStringValue(location))
+	set(nonRestoredOption, structpb.NewBoolValue(allowNonRestored))
+	if name != "" {
+		set("job_name", structpb.NewStringValue(name))
+	}
+	return out
+}
+
 // ParseOptions reads the options out of the struct of a PrepareJobRequest. Keys are "beam:option:NAME:v1", or plain
 // NAME from old SDKs. Python sends numbers as strings. Unknown options are ignored.
 func ParseOptions(raw *structpb.Struct) (Options, error) {
 	r := optionReader{fields: raw.GetFields()}
 	o := Options{
-		JobName:     r.text("job_name"),
-		Streaming:   r.boolean("streaming"),
-		Experiments: r.list("experiments"),
-		Harnesses:   r.count("sdk_worker_parallelism"),
+		JobName:          r.text("job_name"),
+		Streaming:        r.boolean("streaming"),
+		Experiments:      r.list("experiments"),
+		Savepoint:        r.text(savepointOption),
+		AllowNonRestored: r.boolean(nonRestoredOption),
+		Harnesses:        r.count("sdk_worker_parallelism"),
+	}
+	for _, e := range o.Experiments {
+		name, value, _ := strings.Cut(e, "=")
+		switch {
+		case name == savepointOption && o.Savepoint == "":
+			o.Savepoint = value
+		case name == nonRestoredOption:
+			o.AllowNonRestored = value != "false"
+		}
 	}
 	if r.err != nil {
 		return Options{}, r.err
