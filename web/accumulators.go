@@ -133,22 +133,26 @@ func merge(metrics []userMetric) []userMetric {
 const metricsContainer = "__metricscontainers"
 
 func (h *Handler) accumulators(r *http.Request) (any, error) {
-	j, _, err := h.job(r)
+	j, i, err := h.job(r)
 	if err != nil {
 		return nil, err
 	}
-	attempted, committed := j.Metrics()
+	m, err := h.metrics(j, i)
+	return m.answer, err
+}
+
+func newAccumulators(m jobMetricInfos) (accumulatorsJSON, error) {
 	out := accumulatorsJSON{Job: []accumulatorJSON{}, User: []accumulatorJSON{}, Serialized: map[string]string{}}
-	for _, m := range merge(userMetrics(committed)) {
+	for _, m := range merge(m.user) {
 		out.User = append(out.User, m.accumulator())
 	}
-	all, err := protojson.Marshal(&jobpb.GetJobMetricsResponse{Metrics: &jobpb.MetricResults{Attempted: attempted, Committed: committed}})
+	all, err := protojson.Marshal(&jobpb.GetJobMetricsResponse{Metrics: &jobpb.MetricResults{Attempted: m.attempted, Committed: m.committed}})
 	if err != nil {
-		return nil, fmt.Errorf("encode metrics: %w", err)
+		return out, fmt.Errorf("encode metrics: %w", err)
 	}
 	var compact bytes.Buffer // protojson puts in spaces by chance
 	if err := json.Compact(&compact, all); err != nil {
-		return nil, fmt.Errorf("encode metrics: %w", err)
+		return out, fmt.Errorf("encode metrics: %w", err)
 	}
 	out.User = append(out.User, accumulatorJSON{metricsContainer, "MetricsContainerStepMap", compact.String()})
 	return out, nil
@@ -176,14 +180,17 @@ type subtaskAccumulatorsJSON struct {
 
 // vertexAccumulators shows the metrics of the stage's transforms.
 func (h *Handler) vertexAccumulators(r *http.Request) (any, error) {
-	j, _, s, err := h.vertex(r)
+	j, i, s, err := h.vertex(r)
 	if err != nil {
 		return nil, err
 	}
-	_, committed := j.Metrics()
+	all, err := h.metrics(j, i)
+	if err != nil {
+		return nil, err
+	}
 	out := vertexAccumulatorsJSON{ID: hexID(s.Name), User: []accumulatorJSON{}}
 	var own []userMetric
-	for _, m := range userMetrics(committed) {
+	for _, m := range all.user {
 		if slices.Contains(s.Transforms, m.transform) {
 			own = append(own, m)
 		}

@@ -164,7 +164,7 @@ func (h *Handler) checkpoints(r *http.Request) (any, error) {
 		return nil, err
 	}
 	c := j.Checkpoints()
-	subtasks := i.Slots * len(j.Stages())
+	subtasks := i.Slots * len(h.stages(j, i).all)
 	out := checkpointsJSON{
 		Counts:  checkpointCountsJSON{c.Restored, c.Total, c.InProgress, c.Completed, c.Failed},
 		History: []checkpointJSON{},
@@ -275,7 +275,7 @@ func (h *Handler) checkpointDetails(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	stages := j.Stages()
+	stages := h.stages(j, i).all
 	out := newCheckpoint(c, i.Slots*len(stages))
 	for _, s := range stages {
 		out.Tasks[hexID(s.Name)] = newTaskCheckpoint(c, i.Slots)

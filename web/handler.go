@@ -55,15 +55,17 @@ type Config struct {
 // Handler serves REST, /metrics and health checks. Goroutine safe.
 type Handler struct {
 	Config
-	log     *slog.Logger
-	router  http.Handler
-	origins *http.CrossOriginProtection
-	meter   *meter
-	ops     *operations
-	jars    *jarStore
-	flames  *flames
-	history *history
-	live    *live
+	log       *slog.Logger
+	router    http.Handler
+	origins   *http.CrossOriginProtection
+	meter     *meter
+	snapshots *snapshots
+	dumps     threadDumps
+	ops       *operations
+	jars      *jarStore
+	flames    *flames
+	history   *history
+	live      *live
 
 	mu              sync.Mutex
 	requirements    map[string]requirements // by job's id
@@ -89,7 +91,7 @@ func NewHandler(cfg Config) (*Handler, error) {
 		return nil, err
 	}
 	h := &Handler{
-		Config: cfg, log: cfg.Logger, origins: http.NewCrossOriginProtection(), meter: newMeter(), ops: newOperations(),
+		Config: cfg, log: cfg.Logger, origins: http.NewCrossOriginProtection(), meter: newMeter(), snapshots: newSnapshots(), ops: newOperations(),
 		history: newHistory(), live: newLive(liveInterval), flames: newFlames(profileProcess, cfg.Logger),
 		requirements: make(map[string]requirements), rescaleFailures: make(map[string][]Failure),
 	}
@@ -168,6 +170,7 @@ func (h *Handler) sampleAll(now time.Time) {
 		h.history.addProcess(h.Cluster.Memory(), readMemory())
 	}
 	h.meter.keep(known)
+	h.snapshots.forget()
 	h.history.keep(ended)
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -244,10 +247,9 @@ func (h *Handler) vertex(r *http.Request) (Job, Info, Stage, error) {
 	if !isHexID(id) {
 		return nil, Info{}, Stage{}, badRequest("%q is no vertex id: it has 32 hex digits", id)
 	}
-	for _, s := range j.Stages() {
-		if hexID(s.Name) == id {
-			return j, i, s, nil
-		}
+	stages := h.stages(j, i)
+	if k, ok := stages.byID[id]; ok {
+		return j, i, stages.all[k], nil
 	}
 	return nil, Info{}, Stage{}, missing("Vertex %s not found in job %s", id, hexID(i.ID))
 }

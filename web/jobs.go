@@ -69,7 +69,7 @@ func (h *Handler) jobsOverview(*http.Request) (any, error) {
 	for _, j := range h.Cluster.Jobs() {
 		i := j.Info()
 		start, end, duration := times(i, now)
-		tasks := counts(i, j.Stages(), strings.ToLower)
+		tasks := counts(i, h.stages(j, i).all, strings.ToLower)
 		total := 0
 		for _, n := range tasks {
 			total += n
@@ -111,7 +111,7 @@ func (h *Handler) jobDetails(r *http.Request) (any, error) {
 		return nil, err
 	}
 	now := time.Now()
-	stages := j.Stages()
+	stages := h.stages(j, i).all
 	start, end, duration := times(i, now)
 	out := jobJSON{
 		JID: hexID(i.ID), Name: i.Name, State: flinkState(i.state()), JobType: jobType(i),
@@ -191,7 +191,7 @@ func (h *Handler) jobPlan(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return jobPlanJSON{newPlan(i, j.Stages())}, nil
+	return jobPlanJSON{newPlan(i, h.stages(j, i).all)}, nil
 }
 
 func (h *Handler) jobStatus(r *http.Request) (any, error) {

@@ -113,20 +113,36 @@ func (m *meter) rates(i Info, stages []Stage, now time.Time) []stageRates {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	j := m.take(i, stages, now)
-	first := j.samples[0]
+	first := m.take(i, stages, now).samples[0]
 	for k, s := range stages {
-		old, at := first.stages[s.Name], first.at
-		counters := s.counters()
-		if len(old) != len(counters) || now.Sub(at) < minSample {
-			old, at = make([]Counters, len(counters)), i.running(now)
-		}
-		n := len(counters) - 1
-		for t, c := range counters[:n] {
-			out[k].subtasks = append(out[k].subtasks, rates(old[t], c, now.Sub(at), 1))
-		}
-		out[k].total = rates(old[n], counters[n], now.Sub(at), n)
+		out[k] = first.rates(i, s, now)
 	}
+	return out
+}
+
+// rate returns the rates of one of the stages. The others are for a sample, which is of the whole job.
+func (m *meter) rate(i Info, stages []Stage, s Stage, now time.Time) stageRates {
+	if _, ended := i.end(); ended {
+		return stageRates{subtasks: make([]Rates, len(s.Subtasks))}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.take(i, stages, now).samples[0].rates(i, s, now)
+}
+
+// rates of a stage since the sample.
+func (f sample) rates(i Info, s Stage, now time.Time) stageRates {
+	var out stageRates
+	old, at := f.stages[s.Name], f.at
+	counters := s.counters()
+	if len(old) != len(counters) || now.Sub(at) < minSample {
+		old, at = make([]Counters, len(counters)), i.running(now)
+	}
+	n := len(counters) - 1
+	for t, c := range counters[:n] {
+		out.subtasks = append(out.subtasks, rates(old[t], c, now.Sub(at), 1))
+	}
+	out.total = rates(old[n], counters[n], now.Sub(at), n)
 	return out
 }
 

@@ -2,6 +2,7 @@ package web
 
 import (
 	"bytes"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -376,11 +378,36 @@ type threadJSON struct {
 	Info string `json:"stringifiedThreadInfo"`
 }
 
+// dumpAge is how old a thread dump may be when it is shown: to make one stops the process for a moment.
+const dumpAge = time.Second
+
+// threadDumps keep the newest dump. Goroutine safe.
+type threadDumps struct {
+	mu   sync.Mutex
+	at   time.Time
+	dump threadDumpJSON
+}
+
 // threadDump shows goroutines, those with equal stacks together.
 func (h *Handler) threadDump(*http.Request) (any, error) {
+	d := &h.dumps
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if time.Since(d.at) < dumpAge {
+		return d.dump, nil
+	}
+	dump, err := newThreadDump()
+	if err != nil {
+		return nil, err
+	}
+	d.at, d.dump = time.Now(), dump
+	return dump, nil
+}
+
+func newThreadDump() (threadDumpJSON, error) {
 	var b bytes.Buffer
 	if err := pprof.Lookup("goroutine").WriteTo(&b, 1); err != nil {
-		return nil, err
+		return threadDumpJSON{}, fmt.Errorf("dump goroutines: %w", err)
 	}
 	out := threadDumpJSON{Threads: []threadJSON{}}
 	for k, part := range strings.Split(strings.TrimSpace(b.String()), "\n\n") {

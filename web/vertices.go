@@ -324,14 +324,7 @@ func share(f float64) ratio { return ratio(math.Round(f*1000) / 1000) }
 
 // stageRates are the present rates of one stage of a job.
 func (h *Handler) stageRates(j Job, i Info, s Stage, now time.Time) stageRates {
-	stages := j.Stages() // all of them: a sample is of the whole job
-	all := h.meter.rates(i, stages, now)
-	for k, t := range stages {
-		if t.Name == s.Name {
-			return all[k]
-		}
-	}
-	return stageRates{}
+	return h.meter.rate(i, h.stages(j, i).all, s, now)
 }
 
 // subtaskMetrics are the metrics of each subtask of a request's vertex.
