@@ -190,7 +190,7 @@ func physicalMemory() int64 {
 
 func (h *Handler) taskManager() taskManagerJSON {
 	total, free := h.slots()
-	m := h.Cluster.Memory()
+	m, _ := h.memory()
 	resource := func(slots int) resourceJSON {
 		part := func(bytes int64) int64 { return bytes * int64(slots) / int64(total) >> 20 }
 		return resourceJSON{
@@ -239,7 +239,7 @@ func (h *Handler) taskManagerDetails(r *http.Request) (any, error) {
 			out.AllocatedSlots = append(out.AllocatedSlots, allocatedSlotJSON{JobID: hexID(i.ID), Resource: one})
 		}
 	}
-	m, g := h.Cluster.Memory(), readMemory()
+	m, g := h.memory()
 	out.Metrics = memoryUseJSON{
 		HeapUsed: g.heapUsed, HeapCommitted: g.heapCommitted, HeapMax: heapMax(m), NonHeapUsed: g.stacks + g.other,
 		NonHeapCommitted: g.stacks + g.other, NonHeapMax: -1, DirectUsed: max(0, m.CacheInUse), DirectMax: m.CacheLimit,
@@ -261,7 +261,7 @@ func heapMax(m Memory) int64 {
 
 // statusMetrics are those of the process, by the names that Flink has for a JVM's.
 func (h *Handler) statusMetrics() []measure {
-	m, g := h.Cluster.Memory(), readMemory()
+	m, g := h.memory()
 	return []measure{
 		{"Status.JVM.Memory.Heap.Used", count(g.heapUsed)}, {"Status.JVM.Memory.Heap.Committed", count(g.heapCommitted)},
 		{"Status.JVM.Memory.Heap.Max", count(heapMax(m))}, {"Status.JVM.Memory.NonHeap.Used", count(g.stacks + g.other)},
@@ -313,11 +313,12 @@ type settingJSON struct {
 
 // settings are the process's own, and what Flink's clients look for under Flink's names.
 func (h *Handler) settings() []settingJSON {
+	m, _ := h.memory()
 	all := map[string]string{
 		"rest.address": h.host(), "rest.port": strconv.Itoa(h.port()), "taskmanager.numberOfTaskSlots": strconv.Itoa(h.Cluster.Slots()),
 		"jobmanager.scheduler": "adaptive", "web.refresh-interval": strconv.Itoa(refresh),
 		"web.submit.enable": strconv.FormatBool(h.JarDir != "" && !h.ReadOnly), "web.cancel.enable": strconv.FormatBool(!h.ReadOnly),
-		"rest.flamegraph.enabled": "true", "jobmanager.memory.heap.size": count(heapMax(h.Cluster.Memory())) + "b",
+		"rest.flamegraph.enabled": "true", "jobmanager.memory.heap.size": count(heapMax(m)) + "b",
 	}
 	for k, v := range h.Cluster.Settings() {
 		if secret(k) {

@@ -8,17 +8,38 @@ import (
 )
 
 const (
-	// stagesAge is how old the stages of a running job may be when they are shown, metricsAge how old the metrics of its user
+	// stagesAge is how old the stages of a running job, and the process's memory, may be when they are shown, metricsAge how old the metrics of its user
 	// code. A look at stages takes the lock of the job's scheduler; metrics are decoded one by one. So clients who all ask at
 	// once must not cost the job one look each.
 	stagesAge  = 200 * time.Millisecond
 	metricsAge = time.Second
 )
 
-// snapshots are the newest looks at jobs, for all who ask. Goroutine safe.
+// snapshots are the newest looks at jobs and at the process, for all who ask. Goroutine safe.
 type snapshots struct {
 	mu   sync.Mutex
 	jobs map[string]*snapshot // by the job's id
+
+	memory memorySnapshot
+}
+
+// memorySnapshot is a look at the memory of the process, for which files of the kernel are read.
+type memorySnapshot struct {
+	mu    sync.Mutex
+	at    time.Time
+	parts Memory
+	inGo  goMemory
+}
+
+// memory returns the memory of the process, as it was at most stagesAge ago.
+func (h *Handler) memory() (Memory, goMemory) {
+	m := &h.snapshots.memory
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if now := time.Now(); now.Sub(m.at) >= stagesAge {
+		m.at, m.parts, m.inGo = now, h.Cluster.Memory(), readMemory()
+	}
+	return m.parts, m.inGo
 }
 
 func newSnapshots() *snapshots { return &snapshots{jobs: make(map[string]*snapshot)} }
