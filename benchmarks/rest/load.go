@@ -1,0 +1,225 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tinyrunner/tinyrunner/benchmarks/internal/measure"
+)
+
+// loadResult is what load prints.
+type loadResult struct {
+	Benchmark   string  `json:"benchmark"`
+	Clients     int     `json:"clients"`
+	Endpoints   int     `json:"endpoints"`
+	CallsPerSec float64 `json:"calls_per_s"`
+	// Ratios of the job's records per second, one a round, and their median: with clients to without.
+	Ratios []float64 `json:"ratios"`
+	Ratio  float64   `json:"ratio"`
+	// CPU of the server for one record, with clients to without; the clients' own CPU, in cores.
+	CPURatio    float64 `json:"cpu_per_record_ratio"`
+	ClientCores float64 `json:"client_cores"`
+	// Of the server at the end of the first phase and of the last one, both without clients.
+	GoroutinesBefore int     `json:"goroutines_before"`
+	GoroutinesAfter  int     `json:"goroutines_after"`
+	HeapMBBefore     float64 `json:"heap_mb_before"`
+	HeapMBAfter      float64 `json:"heap_mb_after"`
+	RSSMBBefore      float64 `json:"rss_mb_before"`
+	RSSMBAfter       float64 `json:"rss_mb_after"`
+	LoadAverage      string  `json:"load_average"`
+}
+
+// load alternates phases without and with clients.
+func load(ctx context.Context, s settings) (err error) {
+	i, err := start(ctx, s, "demo", "--data_dir=DIR/data", "--http_port=0", "--checkpoints=file://DIR/checkpoints")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, i.close()) }()
+	all, err := i.endpoints(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := i.phase(ctx, s, nil); err != nil { // to warm up
+		return err
+	}
+	var phases []phase
+	fmt.Fprintf(os.Stderr, "%-8s %12s %14s %10s %10s %10s %8s\n", "clients", "records/s", "us CPU/record", "calls/s", "goroutines", "heap MB", "RSS MB")
+	for k := range 2*s.rounds + 1 {
+		var ask []*endpoint
+		if k%2 == 1 {
+			ask = all
+		}
+		p, err := i.phase(ctx, s, ask)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(os.Stderr, "%-8d %12.0f %14.3f %10.0f %10d %10.1f %8.1f\n", p.clients, p.rate, p.cpu*1e6, p.calls, p.goroutines, p.heap, p.rss)
+		phases = append(phases, p)
+	}
+	return measure.Print(os.Stdout, summary(s, len(all), phases))
+}
+
+func summary(s settings, endpoints int, phases []phase) loadResult {
+	first, last := phases[0], phases[len(phases)-1]
+	res := loadResult{
+		Benchmark: "rest-load", Clients: s.clients, Endpoints: endpoints, LoadAverage: loadAverage(),
+		GoroutinesBefore: first.goroutines, GoroutinesAfter: last.goroutines, HeapMBBefore: measure.Round(first.heap),
+		HeapMBAfter: measure.Round(last.heap), RSSMBBefore: measure.Round(first.rss), RSSMBAfter: measure.Round(last.rss),
+	}
+	var cpu []float64
+	for k := 1; k < len(phases); k += 2 {
+		before, with, after := phases[k-1], phases[k], phases[k+1]
+		res.Ratios = append(res.Ratios, with.rate/((before.rate+after.rate)/2))
+		cpu = append(cpu, with.cpu/((before.cpu+after.cpu)/2))
+		res.CallsPerSec += with.calls / float64(s.rounds)
+		res.ClientCores += with.clientCores / float64(s.rounds)
+	}
+	res.Ratio, res.CPURatio = median(res.Ratios), median(cpu)
+	return res
+}
+
+// median of at least one value; of an even number the lower one.
+func median(values []float64) float64 {
+	v := slices.Sorted(slices.Values(values))
+	return v[(len(v)-1)/2]
+}
+
+// phase is what a phase was like.
+type phase struct {
+	clients     int
+	rate        float64 // records a second
+	cpu         float64 // seconds of the server for a record
+	calls       float64 // a second
+	clientCores float64
+	goroutines  int // at its end
+	heap, rss   float64
+}
+
+// counters of the server since its start.
+type counters struct {
+	at      time.Time
+	records float64
+	cpu     float64 // seconds
+}
+
+// phase lasts for its time, with clients if there is something to ask.
+func (i *instance) phase(ctx context.Context, s settings, ask []*endpoint) (phase, error) {
+	polling, stop := context.WithCancel(ctx)
+	defer stop()
+	var all sync.WaitGroup
+	var calls, failed atomic.Int64
+	var p phase
+	if len(ask) > 0 {
+		p.clients = s.clients
+		for k := range s.clients {
+			all.Go(func() { i.poll(polling, s, ask, k, &calls, &failed) })
+		}
+	}
+	time.Sleep(time.Second) // for connections to be made, and clients before to be gone
+	before, usage, err := i.counters(ctx)
+	if err != nil {
+		return p, err
+	}
+	calls.Store(0)
+	select {
+	case <-time.After(s.phase):
+	case <-ctx.Done():
+		return p, ctx.Err()
+	}
+	after, ended, err := i.counters(ctx)
+	if err != nil {
+		return p, err
+	}
+	seconds := after.at.Sub(before.at).Seconds()
+	p.calls = float64(calls.Load()) / seconds
+	p.clientCores = (ended - usage) / seconds
+	stop()
+	all.Wait()
+	i.client.CloseIdleConnections()
+	if n := failed.Load(); n > 0 {
+		return p, fmt.Errorf("%d calls failed", n)
+	}
+	p.rate = (after.records - before.records) / seconds
+	p.cpu = (after.cpu - before.cpu) / (after.records - before.records)
+	return p, i.size(ctx, &p)
+}
+
+// poll asks for one endpoint after the other, at a pace, beginning with the k-th.
+func (i *instance) poll(ctx context.Context, s settings, ask []*endpoint, k int, calls, failed *atomic.Int64) {
+	time.Sleep(s.pace * time.Duration(k) / time.Duration(s.clients))
+	tick := time.NewTicker(s.pace)
+	defer tick.Stop()
+	for ; ; k++ {
+		e := ask[k%len(ask)]
+		if _, err := i.read(ctx, e.urls[k%len(e.urls)]); err != nil && ctx.Err() == nil {
+			failed.Add(1)
+		}
+		calls.Add(1)
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// counters reads the server's, and the CPU that this process has used, in seconds.
+func (i *instance) counters(ctx context.Context) (counters, float64, error) {
+	c := counters{at: time.Now()}
+	var job struct {
+		Vertices []struct {
+			Metrics struct {
+				Read  float64 `json:"read-records"`
+				Write float64 `json:"write-records"`
+			}
+		}
+	}
+	if err := i.get(ctx, "/jobs/"+i.job, &job); err != nil {
+		return c, 0, err
+	}
+	c.records = job.Vertices[0].Metrics.Write
+	values, err := i.gauges(ctx, "process_cpu_seconds_total")
+	if err != nil {
+		return c, 0, err
+	}
+	c.cpu = values[0]
+	self, err := measure.Self()
+	return c, self.CPU.Seconds(), err
+}
+
+// size reads how large the server is.
+func (i *instance) size(ctx context.Context, p *phase) error {
+	v, err := i.gauges(ctx, "go_goroutines", "go_memstats_heap_alloc_bytes", "process_resident_memory_bytes")
+	if err != nil {
+		return err
+	}
+	p.goroutines, p.heap, p.rss = int(v[0]), v[1]/(1<<20), v[2]/(1<<20)
+	return nil
+}
+
+// gauges reads metrics of the server by name.
+func (i *instance) gauges(ctx context.Context, names ...string) ([]float64, error) {
+	text, err := i.read(ctx, "/metrics")
+	if err != nil {
+		return nil, err
+	}
+	out := make([]float64, len(names))
+	for k, name := range names {
+		_, rest, ok := strings.Cut(string(text), "\n"+name+" ")
+		if !ok {
+			return nil, fmt.Errorf("/metrics has no %s", name)
+		}
+		if _, err := fmt.Sscan(rest, &out[k]); err != nil {
+			return nil, fmt.Errorf("/metrics: %s: %w", name, err)
+		}
+	}
+	return out, nil
+}
