@@ -34,7 +34,9 @@ func (h hashed) fits(info fs.FileInfo) bool {
 
 // immutable says whether the file was never changed once it was whole: then it is not hashed again, and a restored copy may be
 // a hard link.
-func immutable(p string) bool { return path.Ext(p) == ".sst" }
+func immutable(p string) bool {
+	return path.Ext(p) == ".sst" || path.Ext(p) == ".blob"
+}
 
 // sidecar is the index of a cut directory: what Save knows of its files. It is not synced, so it counts only until the
 // machine starts anew; after that the files are hashed.

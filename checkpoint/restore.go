@@ -20,7 +20,7 @@ type LocalDir string
 
 // Restore makes the directory dir with the files of the checkpoint m, which Newest gave. dir must not exist, or be empty; it
 // appears whole or not at all. Every file's size and hash is verified; what is missing or differs gives a
-// CorruptError, and the caller goes on with the next older checkpoint. Files that local has are linked (*.sst) or copied.
+// CorruptError, and the caller goes on with the next older checkpoint. Files that local has are linked (*.sst, *.blob) or copied.
 // progress, if not nil, is told of bytes that are there, by one goroutine at a time.
 func (s *Store) Restore(ctx context.Context, m *Manifest, dir string, local LocalDir, progress func(done, total int64)) error {
 	s.op.Lock()

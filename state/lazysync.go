@@ -53,7 +53,7 @@ func (db *DB) SyncCut(dir string) error {
 	}
 	tables := make(map[string]bool, len(names))
 	for _, name := range names {
-		table := strings.HasSuffix(name, ".sst")
+		table := strings.HasSuffix(name, ".sst") || strings.HasSuffix(name, ".blob")
 		if table && db.synced[name] {
 			tables[name] = true
 			continue

@@ -11,6 +11,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -22,10 +23,19 @@ const (
 	defaultMemTable   = 4 << 20
 
 	// format is written into every database. Change it when old databases can no longer be read.
-	format = "tinyrunner state 1"
+	format = "tinyrunner state 2"
 
 	// pebbleFormat is pinned, because a database that was opened with a newer one can never be opened with an older one.
-	pebbleFormat = pebble.FormatTableFormatV6
+	pebbleFormat = pebble.FormatValueSeparation
+
+	// Values from this size on are in files of their own: a compaction moves only keys, so that little is written again, and
+	// uploaded again by the next checkpoint.
+	separateValue = 256
+	// How many of these files a table may refer to in one place before a compaction collects its values again.
+	blobDepth = 100
+	// Share of these files that may be garbage. To collect costs as much again as (1-share)/share of what is written.
+	blobGarbage = 0.5
+	blobAge     = 10 * time.Second // before which nothing is collected
 
 	bloomBitsPerKey = 10 // 1 % false positives
 	blockSize       = 8 << 10
@@ -54,10 +64,10 @@ func Open(dir string, opts Options) (*DB, error) {
 	if opts.MemTable == 0 {
 		opts.MemTable = defaultMemTable
 	}
-	exists, err := inspect(dir, opts.FS)
-	if err != nil {
+	if err := inspect(dir, opts.FS); err != nil {
 		return nil, fmt.Errorf("open state %s: %w", dir, err)
 	}
+	var err error
 	db := &DB{
 		dir: dir, fs: opts.FS, cache: opts.Cache,
 		queues: make(map[timerClass][]front), holds: make(map[Cell]*holdSet), cells: make(map[string]Cell), unused: make(map[string]Cell),
@@ -69,7 +79,7 @@ func Open(dir string, opts Options) (*DB, error) {
 		db.cache, db.ownCache = NewCache(opts.CacheBytes), true
 	}
 	if db.pdb, err = pebble.Open(dir, db.pebbleOptions(opts)); err == nil {
-		if err = db.load(exists); err != nil {
+		if err = db.load(); err != nil {
 			err = errors.Join(err, db.pdb.Close())
 		}
 	}
@@ -82,22 +92,21 @@ func Open(dir string, opts Options) (*DB, error) {
 	return db, nil
 }
 
-// inspect reports whether dir holds a Pebble database, creating dir when there is none.
-func inspect(dir string, fsys vfs.FS) (exists bool, err error) {
+// inspect refuses a directory that holds other files than a Pebble database's, and creates dir when there is none.
+func inspect(dir string, fsys vfs.FS) error {
 	if err := fsys.MkdirAll(dir, 0o755); err != nil {
-		return false, explain(err)
+		return explain(err)
 	}
 	names, err := fsys.List(dir)
 	if err != nil {
-		return false, explain(err)
+		return explain(err)
 	}
 	for _, name := range names {
-		exists = exists || strings.HasPrefix(name, "marker.manifest")
 		if !pebbleFile(name) {
-			return false, fmt.Errorf("the directory holds other files (%s); give an empty directory or remove them", name)
+			return fmt.Errorf("the directory holds other files (%s); give an empty directory or remove them", name)
 		}
 	}
-	return exists, nil
+	return nil
 }
 
 // pebbleFile reports whether a database may have a file of this name.
@@ -123,6 +132,8 @@ func explain(err error) error {
 		return fmt.Errorf("%w; the directory must be writable by this process", err)
 	case strings.Contains(msg, "resource temporarily unavailable"), strings.Contains(msg, "lock held"):
 		return fmt.Errorf("%w; another process uses the directory", err)
+	case strings.Contains(msg, "comparer name from file"):
+		return fmt.Errorf("it is a Pebble database of another program, or of an older version of this one; give an empty directory: %w", err)
 	case strings.Contains(msg, "unknown format major version"):
 		return fmt.Errorf("%w; it was written by a newer version of this program", err)
 	}
@@ -131,6 +142,7 @@ func explain(err error) error {
 
 func (db *DB) pebbleOptions(opts Options) *pebble.Options {
 	o := &pebble.Options{
+		Comparer:                    comparer(),
 		Cache:                       db.cache.blocks,
 		FileCache:                   db.cache.files,
 		FS:                          lazySync{opts.FS},
@@ -145,6 +157,15 @@ func (db *DB) pebbleOptions(opts Options) *pebble.Options {
 		MaxOpenFiles:               openFiles,
 		Logger:                     pebbleLogger{opts.Logger},
 		EventListener:              db.listener(opts.Logger),
+	}
+	o.Experimental.ValueSeparationPolicy = func() pebble.ValueSeparationPolicy {
+		return pebble.ValueSeparationPolicy{
+			Enabled: true, MinimumSize: separateValue, MaxBlobReferenceDepth: blobDepth, RewriteMinimumAge: blobAge, TargetGarbageRatio: blobGarbage,
+		}
+	}
+	// Pebble's guess that keys with a common prefix are versions of one value is wrong here.
+	o.Experimental.SpanPolicyFunc = func([]byte) (pebble.SpanPolicy, []byte, error) {
+		return pebble.SpanPolicy{DisableValueSeparationBySuffix: true}, nil, nil
 	}
 	o.TargetFileSizes[0] = baseFileSize
 	for i := range o.Levels {
@@ -188,7 +209,7 @@ func (db *DB) listener(logger *slog.Logger) *pebble.EventListener {
 }
 
 // load reads the description of the database, or writes that of a new one.
-func (db *DB) load(exists bool) error {
+func (db *DB) load() error {
 	got, ok, err := db.getCopy(metaKey(metaFormat))
 	switch {
 	case err != nil:
@@ -196,11 +217,6 @@ func (db *DB) load(exists bool) error {
 	case ok && string(got) != format:
 		return fmt.Errorf("it has format %q, this program reads %q", got, format)
 	case !ok:
-		if exists {
-			if err := db.checkEmpty(); err != nil {
-				return err
-			}
-		}
 		if err := db.pdb.Set(metaKey(metaFormat), []byte(format), pebble.NoSync); err != nil {
 			return fmt.Errorf("write format: %w", err)
 		}
@@ -212,22 +228,6 @@ func (db *DB) load(exists bool) error {
 		return err
 	}
 	return db.loadHolds()
-}
-
-// checkEmpty refuses a Pebble database of another program. One without entries is ours: it was never flushed.
-func (db *DB) checkEmpty() error {
-	it, err := db.pdb.NewIter(nil)
-	if err != nil {
-		return err
-	}
-	empty := !it.First()
-	if err := it.Close(); err != nil {
-		return err
-	}
-	if !empty {
-		return errors.New("it is a Pebble database of another program; give an empty directory")
-	}
-	return nil
 }
 
 // nextEpoch begins a new range of sequences. The epoch is written before any chunk that uses it, and Pebble flushes in

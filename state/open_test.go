@@ -46,7 +46,7 @@ func TestOpenRefuses(t *testing.T) {
 			must(t, p.Set([]byte("k"), []byte("v"), pebble.Sync))
 			must(t, p.Close())
 			return vfs.Default
-		}, "it is a Pebble database of another program; give an empty directory"},
+		}, "it is a Pebble database of another program, or of an older version of this one; give an empty directory"},
 		{"another format", func(t *testing.T, dir string) vfs.FS {
 			db, err := Open(dir, Options{})
 			must(t, err)
@@ -54,7 +54,7 @@ func TestOpenRefuses(t *testing.T) {
 			must(t, db.Flush())
 			must(t, db.Close())
 			return vfs.Default
-		}, `it has format "tinyrunner state 9", this program reads "tinyrunner state 1"`},
+		}, `it has format "tinyrunner state 9", this program reads "tinyrunner state 2"`},
 		{"a newer Pebble", func(t *testing.T, dir string) vfs.FS {
 			must(t, os.Mkdir(dir, 0o700))
 			must(t, os.WriteFile(filepath.Join(dir, "marker.format-version.000001.999"), nil, 0o600))

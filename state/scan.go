@@ -34,8 +34,9 @@ func (tx *Tx) ScanPrefix(group uint16, cell Cell, prefix []byte) iter.Seq2[KV, e
 // ScanPrefixFrom is ScanPrefix without the entries before suffix prefix+from: it goes on where an earlier scan ended.
 func (tx *Tx) ScanPrefixFrom(group uint16, cell Cell, prefix, from []byte) iter.Seq2[KV, error] {
 	return func(yield func(KV, error) bool) {
-		klo, khi := prefixBounds(group, cell, prefix)
-		c := cursor{tx: tx, lo: klo, hi: khi, bag: tx.bags[string(klo)]}
+		c := prefixCursor(tx, group, cell, prefix)
+		klo := c.lo
+		c.bag = tx.bags[string(klo)]
 		if len(from) > 0 {
 			c.lo = append(klo, from...)
 		} else if !tx.done {
@@ -66,9 +67,9 @@ func (db *DB) ScanPrefix(group uint16, cell Cell, prefix []byte) iter.Seq2[KV, e
 // ScanPrefixFrom is ScanPrefix without the entries before suffix prefix+from.
 func (db *DB) ScanPrefixFrom(group uint16, cell Cell, prefix, from []byte) iter.Seq2[KV, error] {
 	return func(yield func(KV, error) bool) {
-		tx := &Tx{db: db}
-		klo, khi := prefixBounds(group, cell, prefix)
-		tx.yieldScan(group, cell, cursor{tx: tx, lo: append(klo, from...), hi: khi}, yield)
+		c := prefixCursor(&Tx{db: db}, group, cell, prefix)
+		c.lo = append(c.lo, from...)
+		c.tx.yieldScan(group, cell, c, yield)
 	}
 }
 
@@ -83,6 +84,13 @@ func scanBounds(group uint16, cell Cell, lo, hi []byte) (klo, khi []byte) {
 func prefixBounds(group uint16, cell Cell, prefix []byte) (klo, khi []byte) {
 	klo = append(appendPrefix(nil, group, cell), prefix...)
 	return klo, prefixEnd(slices.Clone(klo))
+}
+
+// prefixCursor is for the entries whose suffix begins with prefix.
+func prefixCursor(tx *Tx, group uint16, cell Cell, prefix []byte) cursor {
+	lo, hi := prefixBounds(group, cell, prefix)
+	_, oneKey := componentEnd(lo)
+	return cursor{tx: tx, lo: lo, hi: hi, oneKey: oneKey}
 }
 
 func (tx *Tx) yieldScan(group uint16, cell Cell, c cursor, yield func(KV, error) bool) {
@@ -101,6 +109,7 @@ func (tx *Tx) yieldScan(group uint16, cell Cell, c cursor, yield func(KV, error)
 type cursor struct {
 	tx     *Tx
 	lo, hi []byte
+	oneKey bool // all keys from lo to hi have one prefix, by splitKey
 	bag    *bag // of the prefix that [lo, hi) lies below; nil: the Tx knows nothing of it
 
 	it    *pebble.Iterator // nil: only pending writes
@@ -132,7 +141,7 @@ func (c *cursor) open() error {
 	if err := c.tx.db.enter(); err != nil {
 		return err
 	}
-	it, err := c.tx.db.pdb.NewIter(&pebble.IterOptions{LowerBound: c.lo, UpperBound: c.hi})
+	it, err := c.tx.db.pdb.NewIter(&pebble.IterOptions{LowerBound: c.lo, UpperBound: c.hi, UseL6Filters: c.oneKey})
 	if err != nil {
 		c.tx.db.leave()
 		return err
@@ -147,10 +156,14 @@ func (c *cursor) close() {
 }
 
 func (c *cursor) run(f func(key, value []byte) bool) error {
-	if c.it != nil {
+	switch {
+	case c.it == nil:
+	case c.oneKey:
+		c.valid = c.it.SeekPrefixGE(c.lo)
+	default:
 		c.valid = c.it.First()
-		c.skipHidden()
 	}
+	c.skipHidden()
 	c.lookup(btreemap.GE(string(c.lo)))
 	for {
 		switch {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -265,7 +266,9 @@ type filled struct {
 	PauseP50       float64 `json:"pause_ms_p50"`
 	PauseP99       float64 `json:"pause_ms_p99"`
 	Checkpoints    int     `json:"checkpoints"`
-	RSSMax         float64 `json:"rss_mb_max"` // 1 MB = 1 MiB
+	UploadedMB     float64 `json:"uploaded_mb_p50"` // by a checkpoint under load; 1 MB = 1,000,000 bytes
+	SizeMB         float64 `json:"size_mb_max"`     // of the state under load
+	RSSMax         float64 `json:"rss_mb_max"`      // 1 MB = 1 MiB
 }
 
 // UnmarshalJSON keeps the state's size where the parent finds it.
@@ -300,7 +303,7 @@ func (c *child) fill(ctx context.Context) error {
 	r.Uploaded1 = float64(int64(1e4*float64(little.Uploaded)/float64(little.Size))) / 1e4
 	c.limit.Store(1 << 62)
 	var ratios []float64
-	var pauses []time.Duration
+	var taken []engine.CheckpointInfo
 	for range c.o.rounds {
 		plain, _, err := c.turn(ctx, false)
 		if err != nil {
@@ -311,15 +314,20 @@ func (c *child) fill(ctx context.Context) error {
 			return err
 		}
 		ratios = append(ratios, with/plain)
-		pauses = append(pauses, p...)
+		taken = append(taken, p...)
 		r.PlainPerS, r.CheckpointPerS = max(r.PlainPerS, measure.Round(plain)), max(r.CheckpointPerS, measure.Round(with))
 	}
 	slices.Sort(ratios)
-	slices.Sort(pauses)
 	r.Ratio = float64(int64(1000*ratios[len(ratios)/2])) / 1000
-	r.Checkpoints = len(pauses)
-	if n := len(pauses); n > 0 {
-		r.PauseP50, r.PauseP99 = milliseconds(pauses[n/2]), milliseconds(pauses[n*99/100])
+	r.Checkpoints = len(taken)
+	if n := len(taken); n > 0 {
+		slices.SortFunc(taken, func(a, b engine.CheckpointInfo) int { return cmp.Compare(a.Pause, b.Pause) })
+		r.PauseP50, r.PauseP99 = milliseconds(taken[n/2].Pause), milliseconds(taken[n*99/100].Pause)
+		slices.SortFunc(taken, func(a, b engine.CheckpointInfo) int { return cmp.Compare(a.Uploaded, b.Uploaded) })
+		r.UploadedMB = measure.Round(float64(taken[n/2].Uploaded) / 1e6)
+		for _, i := range taken {
+			r.SizeMB = max(r.SizeMB, measure.Round(float64(i.Size)/1e6))
+		}
 	}
 	u, err := measure.Self()
 	if err != nil {
@@ -356,9 +364,9 @@ func (c *child) settle(ctx context.Context) (engine.CheckpointInfo, error) {
 
 func milliseconds(d time.Duration) float64 { return measure.Round(float64(d.Microseconds()) / 1000) }
 
-// turn lets the job run for a while, with or without a checkpoint each second, and returns its updates per second and how
-// long commits had to wait for each checkpoint.
-func (c *child) turn(ctx context.Context, checkpoints bool) (perSecond float64, pauses []time.Duration, err error) {
+// turn lets the job run for a while, with or without a checkpoint each second, and returns its updates per second and the
+// checkpoints.
+func (c *child) turn(ctx context.Context, checkpoints bool) (perSecond float64, taken []engine.CheckpointInfo, err error) {
 	before, began := c.done.Load(), time.Now()
 	for time.Since(began) < c.o.phase {
 		next := time.Now().Add(time.Second)
@@ -367,7 +375,7 @@ func (c *child) turn(ctx context.Context, checkpoints bool) (perSecond float64, 
 			if err != nil {
 				return 0, nil, err
 			}
-			pauses = append(pauses, info.Pause)
+			taken = append(taken, info)
 		}
 		select {
 		case <-time.After(time.Until(next)):
@@ -375,5 +383,5 @@ func (c *child) turn(ctx context.Context, checkpoints bool) (perSecond float64, 
 			return 0, nil, ctx.Err()
 		}
 	}
-	return float64(c.done.Load()-before) / time.Since(began).Seconds(), pauses, nil
+	return float64(c.done.Load()-before) / time.Since(began).Seconds(), taken, nil
 }
