@@ -9,7 +9,7 @@ TIMEOUT := 8m
 GOLANGCI := v2.15.0
 LINT   := $(BUILD)/bin/golangci-lint-$(GOLANGCI)
 
-.PHONY: build test race lint demo conformance clients bench chaos venv versitygw clean
+.PHONY: build test race lint demo conformance clients bench browser chromium chaos venv versitygw clean
 
 build:
 	$(GO) build -buildvcs=auto -o $(BUILD)/tinyrunner ./cmd/tinyrunner
@@ -54,6 +54,18 @@ clients: build venv
 # Figures of the parts, on this machine and as busy as it is.
 bench:
 	$(GO) test -run '^$$' -bench . -benchtime 1s ./...
+
+# The web UI's pages in a headless Chromium, on a real server with jobs of the Python SDK. Pictures go to .build/screenshots.
+browser: venv chromium
+	PYTHON=$(abspath $(VENV)/bin/python) TINYRUNNER_REAL_CHROMIUM=1 $(GO) test -count 1 -timeout $(TIMEOUT) ./web/ui
+
+# Debian's, if there is none. On other systems install one that is called chromium.
+chromium:
+	@command -v chromium >/dev/null || { \
+	  command -v apt-get >/dev/null || { echo "no chromium on the PATH, and no apt-get to install it with: install it" >&2; exit 1; }; \
+	  as=; test "$$(id -u)" = 0 || as=sudo; \
+	  test -z "$$as" || command -v sudo >/dev/null || { echo "no chromium on the PATH: install it as root (apt-get install chromium)" >&2; exit 1; }; \
+	  $$as apt-get -qq update && $$as apt-get -qq install -y --no-install-recommends chromium; }
 
 # kill -9, again and again, of a job from Kafka to Kafka and all around it, on a real broker and a real S3 server; then nothing may be
 # lost or doubled. KILLS of tinyrunner, MODE=at_least_once, KAFKA_VERSION=3.9.1. Ten minutes with 200 kills; java is needed.

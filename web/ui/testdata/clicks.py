@@ -11,7 +11,7 @@ from apache_beam.transforms.window import FixedWindows
 
 
 def clicks(second):
-  for k in range(200):
+  for k in range(40):
     yield '/page/%d' % (k * k % 23), 'visitor %d of %s' % (k, second)
 
 
@@ -26,7 +26,7 @@ class Number(beam.DoFn):
     page, _ = click
     seen.add(1)
     self.clicks.inc()
-    if page == '/page/0' and seen.read() % 5000 == 1:
+    if page == '/page/0' and seen.read() % 1000 == 1:
       logging.warning('page %s has %d clicks', page, seen.read())
     yield page, 1
 
