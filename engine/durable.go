@@ -34,6 +34,9 @@ type CheckpointConfig struct {
 	Retain int
 	// Unfenced accepts a store that does not keep two processes apart.
 	Unfenced bool
+	// AcceptLost goes on without the records of a complete checkpoint's transaction that is lost (native.ErrLost), with a warning
+	// to the job's subscribers. Without it the job fails, and its checkpoints stay.
+	AcceptLost bool
 	// OpenLocation opens the place of a savepoint. nil: there are no savepoints.
 	OpenLocation func(ctx context.Context, location string) (bucket objstore.Bucket, prefix string, err error)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -322,7 +323,16 @@ func (o *sinkOp) open(ctx context.Context) error {
 	if d := x.durable; d != nil {
 		cfg.Transaction = &native.TransactionConfig{Job: d.transactions(), Prepared: d.token(o.s.name), Settled: d.settled}
 	}
-	sink, err := x.cfg.Sinks[o.s.plan.Spec.GetUrn()](ctx, cfg)
+	open := x.cfg.Sinks[o.s.plan.Spec.GetUrn()]
+	sink, err := open(ctx, cfg)
+	if errors.Is(err, native.ErrLost) {
+		if !x.durable.cfg.AcceptLost {
+			return fmt.Errorf("%w (--accept_lost_transactions goes on without those records)", err)
+		}
+		x.job.warn(fmt.Sprintf("going on without the records of a lost transaction, as --accept_lost_transactions says: %v", err))
+		cfg.Transaction.Settled = true
+		sink, err = open(ctx, cfg)
+	}
 	o.sink = sink
 	if x.durable != nil {
 		o.exact, _ = sink.(native.Transactional)

@@ -569,6 +569,23 @@ func TestTransactionOfCheckpointLost(t *testing.T) {
 	if _, m := w.newestCheckpoint(t); m == nil {
 		t.Error("the checkpoint is gone")
 	}
+
+	job = finishIn(t, w, calmLife(), specOf(twoWays(t), goOnly()), func(c *engine.Config) { c.Checkpoints.AcceptLost = true })
+	if got := messages(job); !strings.Contains(got, "going on without the records of a lost transaction") {
+		t.Errorf("the job's messages do not tell of the lost transaction:\n%s", got)
+	}
+	lost := map[string]int{}
+	for name, want := range expectTwoWays(w.log) {
+		lost[name] = len(want)
+	}
+	for _, o := range w.broker.outs() {
+		if lost[o.Sink]--; lost[o.Sink] < 0 {
+			t.Fatalf("more records in %s than without a loss", o.Sink)
+		}
+	}
+	if lost["copy"] == 0 || lost["copy"] == len(w.log.partitions[0])+len(w.log.partitions[1]) {
+		t.Errorf("%d records of copy are lost, want some and not all", lost["copy"])
+	}
 }
 
 // The state is kept by key group: with another number of them nothing would be found.

@@ -39,7 +39,7 @@ func (s *server) openCheckpoints() (*engine.CheckpointConfig, error) {
 	s.onClose(func() error { return closeBucket(bucket) })
 	return &engine.CheckpointConfig{
 		Bucket: bucket, Location: loc.String(), Interval: s.settings.checkpointInterval, Retain: s.settings.checkpointRetain,
-		Unfenced: s.settings.unfenced, OpenLocation: s.openLocation,
+		Unfenced: s.settings.unfenced, AcceptLost: s.settings.acceptLost, OpenLocation: s.openLocation,
 	}, nil
 }
 

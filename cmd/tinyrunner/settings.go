@@ -28,6 +28,7 @@ type settings struct {
 	checkpointInterval time.Duration
 	checkpointRetain   int
 	unfenced           bool
+	acceptLost         bool
 	allowNonRestored   bool
 	savepoint          string
 	savepointDir       string
@@ -67,6 +68,7 @@ func (s *settings) table() []setting {
 		{"checkpoint_interval", (*duration)(&s.checkpointInterval), "10s", "time between two checkpoints of a job"},
 		{"checkpoint_retain", (*count)(&s.checkpointRetain), "3", "complete checkpoints of a job that are kept"},
 		{"unfenced_store", (*boolean)(&s.unfenced), "false", "accept a store that overwrites objects, where nothing keeps two processes from running one job"},
+		{"accept_lost_transactions", (*boolean)(&s.acceptLost), "false", "go on without records whose Kafka transaction the brokers ended while this process was away for longer than transaction.timeout.ms,\ninstead of failing the job"},
 		{"savepoint", (*text)(&s.savepoint), "", "location of a savepoint that submitted jobs begin with, unless they have checkpoints"},
 		{"savepoint_dir", (*text)(&s.savepointDir), "", "where savepoints go whose request names no place: file:///DIR or s3://BUCKET/PREFIX"},
 		{"allow_non_restored_state", (*boolean)(&s.allowNonRestored), "false", "drop state that a changed pipeline has no place for, instead of refusing it"},
