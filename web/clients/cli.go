@@ -157,7 +157,7 @@ func (f *flink) disposeNothing(ctx context.Context) (string, error) {
 	if err == nil {
 		return "", fmt.Errorf("it succeeded:\n%s", out)
 	}
-	if strings.Contains(out, "NullPointerException") || !strings.Contains(out, "nothing: no checkpoint") {
+	if strings.Contains(out, "NullPointerException") || !regexp.MustCompile(`Caused by: .*/nothing: .*no checkpoint`).MatchString(out) {
 		return "", fmt.Errorf("no readable error in:\n%s", out)
 	}
 	return "fails with a readable error", nil
@@ -192,12 +192,23 @@ func (f *flink) listAll(ctx context.Context) error {
 	return nil
 }
 
-// runJar: a Java job is refused with words that say why.
+// runJar: a Java job cannot be executed. The client must be able to tell why.
 func (f *flink) runJar(ctx context.Context) (string, error) {
-	jar := filepath.Join(f.run.tools.flink, "lib", "flink-dist-"+flinkVersion+".jar")
-	out, err := f.command(ctx, "", "run", "-m", f.address(), "-c", "org.apache.flink.client.cli.CliFrontend", jar)
+	classes, jar := filepath.Join(f.data, "classes"), filepath.Join(f.data, "job.jar")
+	for _, args := range [][]string{
+		{"javac", "-cp", filepath.Join(f.run.tools.flink, "lib", "*"), "-d", classes, filepath.Join(f.run.source, "javajob", "JavaJob.java")},
+		{"jar", "--create", "--file", jar, "--main-class", "JavaJob", "-C", classes, "."},
+	} {
+		if _, err := output(ctx, f.data, nil, args...); err != nil {
+			return "", err
+		}
+	}
+	out, err := f.command(ctx, "", "run", "-m", f.address(), jar)
 	if err == nil {
 		return "", fmt.Errorf("it succeeded:\n%s", out)
 	}
-	return "refused", nil
+	if !strings.Contains(out, "JVM") {
+		return "", fmt.Errorf("it does not say why:\n%s", out)
+	}
+	return "refused, as there is no JVM", nil
 }

@@ -74,7 +74,8 @@ async function visit(name, look) {
 
 /** A time, a size and a duration as the UI shows them. */
 const time = /\d{4}-\d\d-\d\d \d\d:\d\d:\d\d/;
-const size = /[\d.]+ (B|KB|MB)/;
+const size = /[\d.]+ (?:B|KB|MB)/;
+const span = /(?:\d+[dhms] )*\d+ms/;
 
 async function cluster() {
   await visit('overview', async () => {
@@ -251,7 +252,7 @@ async function job() {
   });
   await visit('job: checkpoints, history', async () => {
     await tab('flink-job-checkpoints', 'History');
-    await shows('flink-job-checkpoints', new RegExp(`\\d+ COMPLETED (\\d+)/\\1 ${time.source}[.\\d]* ${time.source}[.\\d]* \\d+ms ${size.source} ${size.source}`));
+    await shows('flink-job-checkpoints', new RegExp(`\\d+ COMPLETED (\\d+)/\\1 ${time.source}[.\\d]* ${time.source}[.\\d]* ${span.source} ${size.source} ${size.source}`));
   });
   await visit('job: checkpoints, one of the history', async () => {
     await page.locator('flink-job-checkpoints .ant-table-row-expand-icon:visible').first().click();
@@ -259,11 +260,11 @@ async function job() {
   });
   await visit('job: checkpoints, subtasks', async () => {
     await page.locator('flink-job-checkpoints-detail tr:visible', { hasText: 'RunningSum' }).locator('.ant-table-row-expand-icon:visible').first().click();
-    await shows('flink-job-checkpoints-subtask', new RegExp(`Unaligned Checkpoint 0 ${time.source}[.\\d]* \\d+ms .* true 1 ${time.source}`));
+    await shows('flink-job-checkpoints-subtask', new RegExp(`Unaligned Checkpoint 0 ${time.source}[.\\d]* ${span.source} .* true 1 ${time.source}`));
   });
   await visit('job: checkpoints, summary', async () => {
     await tab('flink-job-checkpoints', 'Summary');
-    await shows('flink-job-checkpoints', new RegExp(`Minimum \\d+ms ${size.source}`), /99% percentile \d+ms/);
+    await shows('flink-job-checkpoints', new RegExp(`Minimum ${span.source} ${size.source}`), new RegExp(`99% percentile ${span.source}`));
   });
   await visit('job: checkpoints, configuration', async () => {
     await tab('flink-job-checkpoints', 'Configuration');
