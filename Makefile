@@ -9,7 +9,7 @@ TIMEOUT := 8m
 GOLANGCI := v2.15.0
 LINT   := $(BUILD)/bin/golangci-lint-$(GOLANGCI)
 
-.PHONY: build test race lint demo conformance clients bench browser chromium chaos venv versitygw clean
+.PHONY: build test race lint demo conformance clients bench browser chromium chaos venv versitygw promtool clean
 
 build:
 	$(GO) build -buildvcs=auto -o $(BUILD)/tinyrunner ./cmd/tinyrunner
@@ -87,6 +87,18 @@ $(VENV)/ready: .ci/requirements.txt
 # A real S3 server for the tests of checkpoint/objstore, which skip it when it is not there.
 versitygw:
 	GOBIN=$(abspath $(BUILD)/bin) $(GO) install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+
+# Prometheus' own linter, on the alert rules and on what a server with a job tells. It is built in a module of its own, without the
+# service discovery of the clouds: some minutes the first time.
+PROMETHEUS := v0.313.5
+PROMTOOL   := $(BUILD)/bin/promtool-$(PROMETHEUS)
+promtool: build $(PROMTOOL)
+	TINYRUNNER=$(abspath $(BUILD))/tinyrunner PROMTOOL=$(abspath $(PROMTOOL)) .ci/promtool
+
+$(PROMTOOL):
+	rm -rf $(BUILD)/promtool && mkdir -p $(BUILD)/promtool
+	cd $(BUILD)/promtool && go mod init promtool && go mod edit -require=github.com/prometheus/prometheus@$(PROMETHEUS)
+	cd $(BUILD)/promtool && $(GO) build -mod=mod -tags remove_all_sd -o $(abspath $(PROMTOOL)) github.com/prometheus/prometheus/cmd/promtool
 
 clean:
 	rm -rf $(BUILD)

@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/tinyrunner/tinyrunner/checkpoint"
+	"github.com/tinyrunner/tinyrunner/checkpoint/objstore"
 	"github.com/tinyrunner/tinyrunner/engine"
 	"github.com/tinyrunner/tinyrunner/engine/jobapi"
 	"github.com/tinyrunner/tinyrunner/web"
@@ -27,9 +29,26 @@ func (e jobEngine) checkRestore(location, name string) error {
 	if location == "" {
 		return nil
 	}
+	if err := isThere(location); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), savepointLook)
 	defer cancel()
 	return e.cluster.CheckRestore(ctx, location, name)
+}
+
+// isThere refuses a directory that does not exist: to open it as a store would make it.
+func isThere(location string) error {
+	loc, err := objstore.Parse(location)
+	if err == nil && loc.Dir != "" {
+		if _, err = os.Stat(loc.Dir); errors.Is(err, fs.ErrNotExist) {
+			err = errors.New("there is no savepoint: no such directory on the server's machine")
+		}
+	}
+	if err != nil {
+		return &engine.SavepointError{Location: location, Err: err}
+	}
+	return nil
 }
 
 // fromSavepoint completes a submission that begins with a savepoint: its name, its options, and the pipeline if it has none of
@@ -38,6 +57,9 @@ func (s *server) fromSavepoint(ctx context.Context, sub *web.Submission) (clean 
 	clean = func() error { return nil }
 	if sub.Savepoint == "" {
 		return clean, nil
+	}
+	if err := isThere(sub.Savepoint); err != nil {
+		return nil, err
 	}
 	name := sub.JobName
 	switch {

@@ -143,12 +143,16 @@ func TestRestoreNeedsCheckpoints(t *testing.T) {
 	broken := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(broken, "savepoint"), []byte("{}"), 0o600))
 	for location, want := range map[string]string{
-		"gopher://x":                "gopher",
-		"file://" + broken:          "corrupt",
-		"/" + filepath.Base(broken): "there is no savepoint",
+		"gopher://x":            "gopher",
+		"file://" + broken:      "corrupt",
+		"file://" + t.TempDir(): "there is no savepoint",
+		broken + "/none":        "no such directory on the server's machine",
 	} {
 		if code, _, errs := command(t.Context(), "restore", p.address(), location); code != exitUsage || !strings.Contains(errs, want) {
 			t.Errorf("%s: %d %s, want %q", location, code, errs, want)
 		}
+	}
+	if _, err := os.Stat(filepath.Join(broken, "none")); err == nil {
+		t.Error("looking for a savepoint has made its directory")
 	}
 }
