@@ -19,5 +19,11 @@
 // browser sends it for another site (security.go). Nothing in a request is ever a path of this machine, but for the
 // directories of savepoints, which are their point.
 //
+// The web UI is one page at /, in package ui. Its own calls lie under /ui and are no part of the REST API, nor of its document:
+// /ui/about is asked once; /ui/live/... are streams of lines of JSON, one path a page (liveRoutes in liveviews.go). Each line has
+// a field t that says what it is; a line comes again when it has changed, the time every two seconds. ?once ends after the
+// first. All pages that show the same share one view, which is computed only while one is open (live.go). What goes on without
+// a page is a history of 15 minutes, of bounded size (history.go). What the UI changes it changes by REST.
+//
 // The package sees the engine through the interfaces Cluster and Job.
 package web

@@ -103,9 +103,12 @@ class Graph {
       const lag = s("text", { class: "lag", x: (start[0] + end[0]) / 2, y: (start[1] + end[1]) / 2 + 17 });
       // What goes along an edge is known where the producer has no other consumer, or the consumer no other producer.
       const by = graph.stages[e.to].in.length === 1 ? [e.to, IN] : fan[e.from] === 1 ? [e.from, OUT] : null;
-      return { ...e, by, text, lag, keyed: graph.stages[e.to].keyed, path: s("path", { class: "edge", d }), tip: s("path", { class: "tip", d: `M${end[0] - 7} ${end[1] - 5}L${end[0]} ${end[1]}L${end[0] - 7} ${end[1] + 5}` }) };
+      const ys = e.points.map((p) => p[1]), box = [e.points[0][0], Math.min(...ys) - 30, end[0], Math.max(...ys) + 30];
+      return { ...e, box, by, text, lag, path: s("path", { class: "edge", d }), tip: s("path", { class: "tip", d: `M${end[0] - 7} ${end[1] - 5}L${end[0]} ${end[1]}L${end[0] - 7} ${end[1] + 5}` }) };
     });
+    for (const e of this.edges) e.parts = [e.path, e.tip, e.text, e.lag];
     this.nodes = graph.stages.map((g, k) => this.node(g, l.nodes[k], k));
+    for (const n of this.nodes) n.parts = [n.el];
     this.scene.replaceChildren(...this.edges.flatMap((e) => [e.path, e.tip, e.text, e.lag]), ...this.nodes.map((n) => n.el));
     this.nodes[0]?.el.setAttribute("tabindex", "0");
     this.touched = false;
@@ -135,7 +138,7 @@ class Graph {
     if (!n || !row) return;
     const level = over ? "ok" : f.pressure(row[BP]), w = SIZE.width - 28;
     const done = row[FINISHED] === 1;
-    set(n.el, "class", `node p-${level}${done ? " done" : ""}${row[RUNNING] > 0 ? " on" : ""}`);
+    set(n.el, "class", `node p-${level}${done ? " done" : ""}${row[RUNNING] > 0 ? " on" : ""}${n.gone ? " out" : ""}`);
     write(n.rates, n.root ? `out ${f.rate(row[OUT])}` : `in ${f.rate(row[IN])}  \u2192  out ${f.rate(row[OUT])}`);
     write(n.state, done ? "\u2713 done" : level === "ok" ? "" : `\u25b2 ${level === "high" ? "HIGH" : "LOW"} ${f.percent(row[BP])}`);
     set(n.busy, "width", (w * (row[BUSY] || 0)).toFixed(1));
@@ -153,8 +156,9 @@ class Graph {
     const lag = from && stageLag(from, now);
     write(e.lag, from?.[WM_OUT] >= f.END ? "end" : lag === null || lag === undefined ? "" : "lag " + f.lag(lag));
     const level = from && from[FINISHED] !== 1 ? f.pressure(from[BP]) : "ok";
-    set(e.path, "class", `edge e-${level}${rate > 0 ? " on" : ""}${e.keyed ? " keyed" : ""}`);
-    set(e.tip, "class", `tip e-${level}${rate > 0 ? " on" : ""}`);
+    const more = (rate > 0 ? " on" : "") + (e.gone ? " out" : "");
+    set(e.path, "class", `edge e-${level}${more}`);
+    set(e.tip, "class", `tip e-${level}${more}`);
     set(e.path, "stroke-width", (1.25 + Math.log10(1 + (rate || 0)) * 0.7).toFixed(2));
   }
 
@@ -178,6 +182,20 @@ class Graph {
     this.scene.setAttribute("transform", `translate(${this.x.toFixed(1)} ${this.y.toFixed(1)}) scale(${this.scale.toFixed(4)})`);
     const detail = this.scale >= 0.5 ? "" : this.scale >= 0.16 ? "mid" : "tiny";
     if (this.svg.getAttribute("class") !== detail) this.svg.setAttribute("class", detail);
+    this.cull();
+  }
+
+  // cull leaves out what is out of sight: a large graph moves smoothly only so.
+  cull() {
+    const w = this.el.clientWidth / this.scale, hh = (parseFloat(this.svg.style.height) || 0) / this.scale, x = -this.x / this.scale, y = -this.y / this.scale, pad = 60;
+    const out = (o, x0, y0, x1, y1) => {
+      const gone = x1 < x - pad || x0 > x + w + pad || y1 < y - pad || y0 > y + hh + pad;
+      if (gone === !!o.gone) return;
+      o.gone = gone;
+      for (const el of o.parts) el.classList.toggle("out", gone);
+    };
+    for (const n of this.nodes) out(n, n.at.x, n.at.y, n.at.x + SIZE.width, n.at.y + SIZE.height);
+    for (const e of this.edges) out(e, e.box[0], e.box[1], e.box[2], e.box[3]);
   }
 
   zoom(by, cx = this.el.clientWidth / 2, cy = this.svg.clientHeight / 2) {
