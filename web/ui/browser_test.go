@@ -147,8 +147,8 @@ func (b *browser) view(t *testing.T, scheme string, width, height int64) {
 // fits fails if the page is wider than the window.
 func (b *browser) fits(t *testing.T, width int64) {
 	t.Helper()
-	if got := b.eval(t, "Math.max(document.documentElement.scrollWidth, document.body.scrollWidth)"); got > fmt.Sprint(width) && len(got) >= len(fmt.Sprint(width)) {
-		t.Errorf("the page is %s wide in a window of %d", got, width)
+	if over := b.eval(t, fmt.Sprintf("Math.max(0, document.documentElement.scrollWidth - %d, document.body.scrollWidth - %[1]d)", width)); over != "0" {
+		t.Errorf("the page is %s wider than its window of %d", over, width)
 	}
 }
 
