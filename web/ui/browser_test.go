@@ -248,7 +248,11 @@ func (s *server) submit(t *testing.T, program, name string, flags ...string) {
 		filepath.Join("testdata", program), "--job_name=" + name, "--runner=PortableRunner", fmt.Sprintf("--job_endpoint=127.0.0.1:%d", s.ports["job_port"]),
 		"--environment_type=PROCESS", "--environment_config=" + string(config),
 	}, flags...)
-	if out, err := exec.Command(python, args...).CombinedOutput(); err != nil {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, python, args...)
+	cmd.WaitDelay = time.Second
+	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v\n%s", program, err, out)
 	}
 }

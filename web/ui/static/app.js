@@ -63,7 +63,10 @@ async function go(first) {
 function start(page, first) {
   let fresh = true;
   main.replaceChildren(h("p", { class: "loading" }, "Loading \u2026"));
+  let newest;
+  page.redraw = () => newest && draw(newest);
   const draw = (state) => {
+    newest = state;
     const nodes = page.render(state);
     if (!nodes) return;
     if (fresh) main.replaceChildren();

@@ -7,6 +7,7 @@ const known = (v) => v !== null && v !== undefined && !Number.isNaN(v);
 export function count(v) {
   if (!known(v)) return NONE;
   const a = Math.abs(v);
+  if (a > 0 && a < 0.05) return "< 0.1";
   if (a < 1000) return a > 0 && a < 10 && v % 1 ? v.toFixed(1) : String(Math.round(v));
   const units = ["k", "M", "G", "T", "P"];
   let k = -1, x = v;

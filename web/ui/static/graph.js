@@ -15,12 +15,13 @@ export const stageLag = (row, now) => (row[WM_OUT] === null || row[WM_OUT] >= f.
 
 export function page([id]) {
   const graph = new Graph(id);
+  let all = false; // whether the table shows all stages of a large job
   const charts = [
     new Chart({ title: "Records", note: "busiest stage", format: f.rate, series: [["rate", "records"]] }),
     new Chart({ title: "Watermark lag", note: "furthest behind", format: f.span, series: [["lag", "lag"]] }),
     new Chart({ title: "Back pressure", note: "of the stage with the most", format: f.percent, series: [["bp", "back pressure", "warm"]], max: 1 }),
   ];
-  return {
+  const self = {
     path: "ui/live/jobs/" + encodeURIComponent(id),
     title: (st) => st.job?.name,
     stop: () => graph.stop(),
@@ -29,18 +30,22 @@ export function page([id]) {
       kept("graph", graph.el, { class: "graphbox" }),
       h("section", { class: "charts three", "data-key": "charts", "aria-label": "Last 15 minutes" }, charts.map((c) => c.holder())),
       h("h2", { "data-key": "stages" }, "Stages"),
-      stages(st),
+      stages(st, all),
+      !all && st.graph.stages.length > FEW && h("p", { class: "more", "data-key": "more" }, h("button", { onclick: () => { all = true; self.redraw(); } }, `Show all ${st.graph.stages.length} stages`)),
     ],
     drawn(st) {
       graph.update(st);
       for (const c of charts) c.update(st.history);
     },
   };
+  return self;
 }
 
-function stages({ job, graph, rows, now }) {
+const FEW = 60; // stages in the table, unless somebody asks for more
+
+function stages({ job, graph, rows, now }, all) {
   if (!graph.stages.length) return h("p", { class: "none" }, "This pipeline has no stages.");
-  const list = graph.stages.map((g, k) => ({ ...g, row: rows.rows[k] }));
+  const list = graph.stages.slice(0, all ? Infinity : FEW).map((g, k) => ({ ...g, row: rows.rows[k] }));
   return table({
     label: "Stages", cls: "cards", rows: list, key: (g) => g.id,
     columns: [
@@ -68,7 +73,7 @@ class Graph {
       this.scene);
     const tool = (text, label, act) => h("button", { type: "button", "aria-label": label, title: label, onclick: act }, text);
     this.el = h("div", { class: "graph" }, this.svg,
-      h("div", { class: "zoom", role: "group", "aria-label": "Zoom" }, tool("+", "Zoom in", () => this.zoom(1.3)), tool("\u2212", "Zoom out", () => this.zoom(1 / 1.3)), tool("Fit", "Show the whole graph", () => this.fit())),
+      h("div", { class: "zoom", role: "group", "aria-label": "Zoom" }, tool("+", "Zoom in", () => this.zoom(1.3)), tool("\u2212", "Zoom out", () => this.zoom(1 / 1.3)), tool("Fit", "Show the whole graph", () => { this.fit(0); this.touched = true; })),
       h("ul", { class: "legend", "aria-label": "Legend" }, h("li", {}, h("i", { class: "b" }), "busy"), h("li", {}, h("i", { class: "p" }), "back-pressured"), h("li", {}, h("i", {}), "idle")));
     this.pan();
     this.svg.addEventListener("keydown", (e) => this.key(e));
@@ -127,7 +132,7 @@ class Graph {
     n.box = s("rect", { class: "box", width: w, height: hh, rx: 8 });
     n.el = s("a", { class: "node", href: stageLink(this.job, g.id), transform: `translate(${at.x} ${at.y})`, tabindex: "-1" },
       n.box, s("rect", { class: "side", width: 5, height: hh, rx: 2.5 }),
-      text("name", 14, 21, f.clip(first, 25)), text("sub path", 14, 37, rest ? f.clip(rest, 31, "end") : kind), text("far", 16, 56, f.clip(first, 13)),
+      text("name", 14, 21, f.clip(first, 25)), text("sub path", 14, 37, rest ? f.clip(rest, 31, "end") : kind), text("far", 16, 52, f.clip(first, 17)),
       n.rates, n.state, s("rect", { class: "track", x: 14, y: 67, height: 6, width: w - 28, rx: 3 }), n.busy, n.bp, n.foot, s("title", {}, g.name));
     n.el.addEventListener("focus", () => this.focused(k));
     return n;
@@ -162,15 +167,16 @@ class Graph {
     set(e.path, "stroke-width", (1.25 + Math.log10(1 + (rate || 0)) * 0.7).toFixed(2));
   }
 
-  fit() {
+  // fit shows the whole graph. At first it shows only so much of it that names can be read: people can move on from there.
+  fit(least = 0.36) {
     const box = this.el.clientWidth, l = this.layout;
     if (!box || !l) return;
     const pad = 20, most = Math.max(260, innerHeight * 0.62);
     const full = Math.min(1, (box - 2 * pad) / l.width, (most - 2 * pad) / l.height);
     // On a phone a whole graph would be unreadable: begin at its left and let people move it.
-    this.scale = Math.max(full, Math.min(1, box / 430) < 1 && l.width > box ? 0.62 : 0);
+    this.scale = Math.max(full, least && box < 430 ? 0.62 : least);
     const tools = 44; // below the graph, for the legend and the buttons
-    const height = Math.max(150, Math.min(most, l.height * this.scale + 2 * pad + tools));
+    const height = Math.max(150, Math.min(most, l.height * Math.max(this.scale, 0.36) + 2 * pad + tools));
     this.svg.style.height = height + "px";
     this.x = Math.max(pad, (box - l.width * this.scale) / 2);
     this.y = Math.max(pad, (height - tools - l.height * this.scale) / 2);
@@ -253,7 +259,7 @@ class Graph {
   key(e) {
     const zooms = { "+": 1.3, "=": 1.3, "-": 1 / 1.3 };
     if (zooms[e.key]) return this.zoom(zooms[e.key]);
-    if (e.key === "0") return this.fit();
+    if (e.key === "0") return this.fit(0);
     const dir = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] }[e.key];
     const here = this.nodes.findIndex((n) => n.el === document.activeElement);
     if (!dir || here < 0) return;
