@@ -180,13 +180,13 @@ func hashFile(ctx context.Context, local string, size int64) (string, error) {
 }
 
 // upload creates an object from a file that was hashed. The name is ours alone, so if it exists it is from an earlier try.
-func upload(ctx context.Context, b objstore.Bucket, name string, f scanned) error {
+func upload(ctx context.Context, b objstore.Bucket, name string, f scanned, sha string) error {
 	r, err := os.Open(f.local)
 	if err != nil {
 		return fmt.Errorf("upload file: %w", err)
 	}
 	defer r.Close() //nolint:errcheck // it was only read
-	if err := b.Create(ctx, name, r, f.info.Size()); err != nil && !errors.Is(err, objstore.ErrExists) {
+	if err := b.Create(ctx, name, objstore.Hashed{ReaderAt: r, SHA256: sha}, f.info.Size()); err != nil && !errors.Is(err, objstore.ErrExists) {
 		return fmt.Errorf("upload %s: %w", f.path, err)
 	}
 	info, err := r.Stat()

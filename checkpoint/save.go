@@ -159,7 +159,7 @@ func (s *Store) store(ctx context.Context, f scanned, sha string, seq int64, kno
 	s.uploads[file.Object] = seq
 	s.mu.Unlock()
 	begin := time.Now()
-	if err := upload(ctx, s.cfg.Bucket, s.log.dir+file.Object, f); err != nil {
+	if err := upload(ctx, s.cfg.Bucket, s.log.dir+file.Object, f, sha); err != nil {
 		return File{}, err
 	}
 	s.mu.Lock()

@@ -145,7 +145,7 @@ func (w *savepointWriter) store(ctx context.Context, f scanned, role string) (Fi
 	w.made[file.Object] = true
 	w.t.mu.Unlock()
 	begin = time.Now()
-	if err := upload(ctx, w.cfg.Bucket, root(w.cfg.Prefix)+file.Object, f); err != nil {
+	if err := upload(ctx, w.cfg.Bucket, root(w.cfg.Prefix)+file.Object, f, sha); err != nil {
 		return File{}, err
 	}
 	w.t.done(file.Size, true, time.Since(begin))

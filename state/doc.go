@@ -28,8 +28,8 @@
 // # Files
 //
 // Values of some size are not in the tables but in files beside them (Pebble's value separation), which a compaction does not
-// write again: of random updates, a checkpoint uploads about three times the bytes that were committed, where it was thirteen
-// times, at the price of a state that takes up to twice its size. Tables keep bloom filters of the user keys of a cell, so
+// write again: of random updates, a checkpoint uploads about twice the bytes that were committed, where it was thirteen times, at
+// the price of a state that may take half as much again. Tables keep bloom filters of the user keys of a cell, so
 // that reading a value looks into the few tables that may have something of its key (comparer.go).
 //
 // # Memory

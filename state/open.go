@@ -32,9 +32,9 @@ const (
 	// uploaded again by the next checkpoint.
 	separateValue = 256
 	// How many of these files a table may refer to in one place before a compaction collects its values again.
-	blobDepth = 100
+	blobDepth = 400
 	// Share of these files that may be garbage. To collect costs as much again as (1-share)/share of what is written.
-	blobGarbage = 0.5
+	blobGarbage = 0.3
 	blobAge     = 10 * time.Second // before which nothing is collected
 
 	bloomBitsPerKey = 10 // 1 % false positives

@@ -129,6 +129,13 @@ func (e *Error) Error() string {
 // Unwrap gives the cause, for errors.Is.
 func (e *Error) Unwrap() error { return e.Err }
 
+// Hashed is a source whose SHA-256 is known, in hex: a Create that needs it does not read everything once more. A source that
+// has another one is an error.
+type Hashed struct {
+	io.ReaderAt
+	SHA256 string
+}
+
 // exact is a ReaderAt that must fill every read: a file that is shorter than its announced size is an error, not a short
 // object.
 type exact struct{ r io.ReaderAt }

@@ -14,8 +14,10 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/aws/smithy-go/middleware"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -107,8 +109,23 @@ func (s *S3) putObject(ctx context.Context, name, token string, r io.ReaderAt, s
 		Metadata:      map[string]string{creatorKey: token},
 
 		ServerSideEncryption: types.ServerSideEncryption(s.cfg.SSE), SSEKMSKeyId: s.keyID(),
-	})
+	}, knownHash(r))
 	return err
+}
+
+// knownHash spares the computation of the hash that signs a request's body.
+func knownHash(r io.ReaderAt) func(*s3.Options) {
+	e, _ := r.(exact)
+	h, ok := e.r.(Hashed)
+	if !ok {
+		return func(*s3.Options) {}
+	}
+	return s3.WithAPIOptions(func(stack *middleware.Stack) error {
+		return stack.Initialize.Add(middleware.InitializeMiddlewareFunc("KnownHash",
+			func(ctx context.Context, in middleware.InitializeInput, next middleware.InitializeHandler) (middleware.InitializeOutput, middleware.Metadata, error) {
+				return next.HandleInitialize(v4.SetPayloadHash(ctx, h.SHA256), in)
+			}), middleware.After)
+	})
 }
 
 func (s *S3) putParts(ctx context.Context, name, token string, r io.ReaderAt, size int64) error {

@@ -3,6 +3,8 @@ package objstore
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -116,6 +118,19 @@ func TestVersitygwConforms(t *testing.T) {
 		}
 		if err := s.abort(t.Context(), "crashed", id); code(err) != codeNoSuchUpload {
 			t.Errorf("the upload is still there: %v", err)
+		}
+	})
+	t.Run("known hash", func(t *testing.T) {
+		s, data := openS3(t, cfg), []byte("state of the job")
+		create := func(name string, hashed []byte) error {
+			sum := sha256.Sum256(hashed)
+			return s.Create(t.Context(), name, Hashed{bytes.NewReader(data), hex.EncodeToString(sum[:])}, int64(len(data)))
+		}
+		if err := create("right", data); err != nil {
+			t.Error(err)
+		}
+		if err := create("wrong", []byte("something else")); err == nil || errors.Is(err, ErrExists) {
+			t.Errorf("content of another hash: %v, want a refusal", err)
 		}
 	})
 	t.Run("errors", func(t *testing.T) {
