@@ -30,9 +30,11 @@ type Cluster struct {
 
 	ownCache bool // the cache was made here
 
-	ctx    context.Context // ends when the cluster closes; jobs run under it
-	cancel context.CancelFunc
-	runs   sync.WaitGroup // one for each job that has not released everything
+	ctx        context.Context // ends when the cluster has closed; jobs run under it
+	cancel     context.CancelFunc
+	closing    context.Context // ends when the cluster begins to close
+	beginClose context.CancelFunc
+	runs       sync.WaitGroup // one for each job that has not released everything
 
 	mu     sync.Mutex // guards the rest
 	closed bool
@@ -52,8 +54,10 @@ func New(cfg Config) (*Cluster, error) {
 	if own {
 		cfg.Cache = state.NewCache(64 << 20)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	return &Cluster{cfg: cfg, log: cfg.Logger, ownCache: own, ctx: ctx, cancel: cancel, jobs: make(map[string]*Job)}, nil
+	c := &Cluster{cfg: cfg, log: cfg.Logger, ownCache: own, jobs: make(map[string]*Job)}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.closing, c.beginClose = context.WithCancel(context.Background())
+	return c, nil
 }
 
 // Slots is the number of bundles of one stage that may run at once.
@@ -192,11 +196,11 @@ func (c *Cluster) runDurable(ctx context.Context, j *Job) (drained bool, err err
 	switch {
 	case errors.Is(err, errStopped) && j.isSuspended(), j.keepsFiles(err):
 	case err == nil, errors.Is(err, errStopped):
-		d.end("finished")
+		d.end(c.closing, "finished")
 	case errors.Is(err, errCancelled):
-		d.end("cancelled")
+		d.end(c.closing, "cancelled")
 	case restored: // else the next process may be able to
-		d.end("failed")
+		d.end(c.closing, "failed")
 	}
 	return drained, err
 }
@@ -267,6 +271,7 @@ func (c *Cluster) Jobs() []*Job {
 func (c *Cluster) Close() error {
 	c.mu.Lock()
 	c.closed = true
+	c.beginClose()
 	jobs := slices.Collect(maps.Values(c.jobs))
 	c.mu.Unlock()
 	for _, j := range jobs {

@@ -365,10 +365,14 @@ func (d *durable) token(sink string) []byte {
 	return nil
 }
 
-// end forgets the job: it is over, and nothing of it will be resumed.
-func (d *durable) end(how string) {
+// endGrace is how long a process that ends goes on telling the store of a job's end.
+const endGrace = 3 * time.Second
+
+// end forgets the job: it is over, and nothing of it will be resumed. It tries for a minute, or for endGrace once closing ends.
+func (d *durable) end(closing context.Context, how string) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
+	defer context.AfterFunc(closing, func() { time.AfterFunc(endGrace, cancel) })()
 	for try := 0; ; try++ {
 		err := d.store.End(ctx, how)
 		var fenced *checkpoint.FencedError

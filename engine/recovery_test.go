@@ -588,6 +588,28 @@ func TestTransactionOfCheckpointLost(t *testing.T) {
 	}
 }
 
+// A job has ended and the store is away for good: the process still ends.
+func TestCloseWhileStoreIsAway(t *testing.T) {
+	w := newWorld(t, counted(120, 2, 3), 1)
+	defer w.close()
+	p := startProcess(t, w, slowLife())
+	job := begin(t, p, specOf(twoWays(t), goOnly()))
+	makeCheckpoint(t, job, "")
+	p.g.crash()
+	job.Cancel()
+	closed := make(chan bool)
+	go func() {
+		defer close(closed)
+		p.end(t)
+	}()
+	select {
+	case <-closed:
+	case <-time.After(patience):
+		t.Errorf("the process does not end within %v", patience)
+		<-closed
+	}
+}
+
 // The state is kept by key group: with another number of them nothing would be found.
 func TestMaxParallelismMustNotChange(t *testing.T) {
 	w := crashedAfter(t, 1)
