@@ -2,7 +2,6 @@ package web
 
 import (
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -92,9 +91,6 @@ func (v *harnessesView) tail() {
 		l := parseLine(raw)
 		l.N = first + uint64(k)
 		id := l.attr("worker")
-		if key := l.attr("harness"); id == "" { // what it prints bears its key: the id and something random
-			id = key[:max(0, strings.LastIndexByte(key, '-'))]
-		}
 		if id == "" {
 			continue
 		}

@@ -133,13 +133,13 @@ func (x *process) start(_ context.Context, worker string) error {
 	return nil
 }
 
-// relay hands what a child prints to the log, and returns the last line.
-func (x *process) relay(worker string, out *io.PipeReader) string {
-	last := ""
+// relay hands what a child prints to the log, and returns the last line. The worker's key stays secret.
+func (x *process) relay(key string, out *io.PipeReader) string {
+	last, id := "", idOf(key)
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
-		last = lines.Text()
-		x.log.Info(last, "harness", worker)
+		last = strings.ReplaceAll(lines.Text(), key, id)
+		x.log.Info(last, "worker", id)
 	}
 	_, _ = io.Copy(io.Discard, out) // a line too long for the scanner must not block the child
 	return last

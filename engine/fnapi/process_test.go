@@ -1,6 +1,8 @@
 package fnapi
 
 import (
+	"bytes"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -64,18 +66,25 @@ func TestProcessIsStartedAndEnded(t *testing.T) {
 	}
 }
 
-// TestProcessThatFails: the error says how the child ended and what it said.
+// TestProcessThatFails: the error says how the child ended and what it said, and neither it nor the log has the key that admits
+// the child.
 func TestProcessThatFails(t *testing.T) {
-	s := NewServer(Config{Endpoint: "localhost:1", WorkerWait: time.Second})
-	env, err := s.Open(t.Context(), EnvironmentConfig{ID: "e1", Job: "j1", Proto: processEnv(script(t, "echo no such interpreter; exit 3"), nil)})
+	var log bytes.Buffer
+	s := NewServer(Config{Endpoint: "localhost:1", WorkerWait: time.Second, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	boot := script(t, `echo "no such interpreter ($1)"; exit 3`)
+	env, err := s.Open(t.Context(), EnvironmentConfig{ID: "e1", Job: "j1", Proto: processEnv(boot, nil)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, err = env.Worker(t.Context(), 0)
-	if err == nil || !strings.Contains(err.Error(), "exit status 3, and said last: no such interpreter") {
+	const last = "no such interpreter (--id=j1-e1-1)"
+	if err == nil || !strings.Contains(err.Error(), "exit status 3, and said last: "+last) {
 		t.Errorf("error %v, want one with the exit status and the last line", err)
 	}
 	if err := env.Close(); err != nil {
 		t.Error(err)
+	}
+	if text := log.String(); !strings.Contains(text, `msg="`+last+`" worker=j1-e1-1`) {
+		t.Errorf("the log does not have the child's last line:\n%s", text)
 	}
 }

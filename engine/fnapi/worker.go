@@ -50,6 +50,9 @@ type Worker struct {
 	waiting map[string]chan<- *fnpb.InstructionResponse // other instructions; guarded by mu
 }
 
+// idOf is the id of the worker with that key.
+func idOf(key string) string { return key[:max(0, strings.LastIndexByte(key, '-'))] }
+
 func newWorker(id string, env *Environment) *Worker {
 	w := &Worker{
 		id:        id,
