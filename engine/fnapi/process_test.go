@@ -84,7 +84,7 @@ func TestProcessThatFails(t *testing.T) {
 	if err := env.Close(); err != nil {
 		t.Error(err)
 	}
-	if text := log.String(); !strings.Contains(text, `msg="`+last+`" worker=j1-e1-1`) {
+	if text := log.String(); !strings.Contains(text, `msg="`+last+`" job=j1 worker=j1-e1-1`) {
 		t.Errorf("the log does not have the child's last line:\n%s", text)
 	}
 }
