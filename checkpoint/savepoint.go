@@ -259,7 +259,7 @@ func DisposeSavepoint(ctx context.Context, cfg SavepointConfig) error {
 	there := false
 	for o, err := range cfg.Bucket.List(ctx, dir) {
 		if err != nil {
-			return fmt.Errorf("dispose of savepoint %s: %w", cfg.Prefix, err)
+			return fmt.Errorf("list files of savepoint: %w", err)
 		}
 		name := o.Name[len(dir):]
 		there = there || name == savepointName
@@ -268,14 +268,14 @@ func DisposeSavepoint(ctx context.Context, cfg SavepointConfig) error {
 		}
 	}
 	if !there && len(names) == 0 {
-		return fmt.Errorf("dispose of savepoint %s: %w", cfg.Prefix, ErrNoCheckpoint)
+		return fmt.Errorf("there is no savepoint: %w", ErrNoCheckpoint)
 	}
 	if err := cfg.Bucket.Delete(ctx, dir+savepointName); err != nil {
-		return fmt.Errorf("dispose of savepoint %s: %w", cfg.Prefix, err)
+		return fmt.Errorf("delete manifest of savepoint: %w", err)
 	}
 	if len(names) > 0 {
 		if err := cfg.Bucket.Delete(ctx, names...); err != nil {
-			return fmt.Errorf("dispose of savepoint %s: %w", cfg.Prefix, err)
+			return fmt.Errorf("delete files of savepoint: %w", err)
 		}
 	}
 	return nil
