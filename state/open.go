@@ -154,7 +154,7 @@ func (db *DB) pebbleOptions(opts Options) *pebble.Options {
 		L0StopWritesThreshold:       24,
 		// One compaction at a time, two when there is a debt: each needs buffers for its input and output blocks.
 		CompactionConcurrencyRange: func() (int, int) { return 1, 2 },
-		MaxOpenFiles:               openFiles,
+		MaxOpenFiles:               openFiles(),
 		Logger:                     pebbleLogger{opts.Logger},
 		EventListener:              db.listener(opts.Logger),
 	}
