@@ -319,16 +319,7 @@ func (c *child) fill(ctx context.Context) error {
 	}
 	slices.Sort(ratios)
 	r.Ratio = float64(int64(1000*ratios[len(ratios)/2])) / 1000
-	r.Checkpoints = len(taken)
-	if n := len(taken); n > 0 {
-		slices.SortFunc(taken, func(a, b engine.CheckpointInfo) int { return cmp.Compare(a.Pause, b.Pause) })
-		r.PauseP50, r.PauseP99 = milliseconds(taken[n/2].Pause), milliseconds(taken[n*99/100].Pause)
-		slices.SortFunc(taken, func(a, b engine.CheckpointInfo) int { return cmp.Compare(a.Uploaded, b.Uploaded) })
-		r.UploadedMB = measure.Round(float64(taken[n/2].Uploaded) / 1e6)
-		for _, i := range taken {
-			r.SizeMB = max(r.SizeMB, measure.Round(float64(i.Size)/1e6))
-		}
-	}
+	r.underLoad(taken)
 	u, err := measure.Self()
 	if err != nil {
 		return err
@@ -344,6 +335,20 @@ func (c *child) fill(ctx context.Context) error {
 	}
 	<-ctx.Done()
 	return nil
+}
+
+// underLoad sums up the checkpoints that were made while the job ran at full speed.
+func (r *filled) underLoad(taken []engine.CheckpointInfo) {
+	r.Checkpoints = len(taken)
+	if n := len(taken); n > 0 {
+		slices.SortFunc(taken, func(a, b engine.CheckpointInfo) int { return cmp.Compare(a.Pause, b.Pause) })
+		r.PauseP50, r.PauseP99 = milliseconds(taken[n/2].Pause), milliseconds(taken[n*99/100].Pause)
+		slices.SortFunc(taken, func(a, b engine.CheckpointInfo) int { return cmp.Compare(a.Uploaded, b.Uploaded) })
+		r.UploadedMB = measure.Round(float64(taken[n/2].Uploaded) / 1e6)
+		for _, i := range taken {
+			r.SizeMB = max(r.SizeMB, measure.Round(float64(i.Size)/1e6))
+		}
+	}
 }
 
 // settle makes checkpoints until one uploads next to nothing: the tables of the fill have been merged. What is left is the
