@@ -338,17 +338,17 @@ func (c *child) fill(ctx context.Context) error {
 }
 
 // underLoad sums up the checkpoints that were made while the job ran at full speed.
-func (r *filled) underLoad(taken []engine.CheckpointInfo) {
+func (f *filled) underLoad(taken []engine.CheckpointInfo) {
 	n := len(taken)
-	if r.Checkpoints = n; n == 0 {
+	if f.Checkpoints = n; n == 0 {
 		return
 	}
 	slices.SortFunc(taken, func(a, b engine.CheckpointInfo) int { return cmp.Compare(a.Pause, b.Pause) })
-	r.PauseP50, r.PauseP99 = milliseconds(taken[n/2].Pause), milliseconds(taken[n*99/100].Pause)
+	f.PauseP50, f.PauseP99 = milliseconds(taken[n/2].Pause), milliseconds(taken[n*99/100].Pause)
 	slices.SortFunc(taken, func(a, b engine.CheckpointInfo) int { return cmp.Compare(a.Uploaded, b.Uploaded) })
-	r.UploadedMB = measure.Round(float64(taken[n/2].Uploaded) / 1e6)
+	f.UploadedMB = measure.Round(float64(taken[n/2].Uploaded) / 1e6)
 	for _, i := range taken {
-		r.SizeMB = max(r.SizeMB, measure.Round(float64(i.Size)/1e6))
+		f.SizeMB = max(f.SizeMB, measure.Round(float64(i.Size)/1e6))
 	}
 }
 
