@@ -22,8 +22,9 @@ import (
 const (
 	// profileTime is how long the CPU is watched for a flame graph.
 	profileTime = 2 * time.Second
-	// flameAge is how long a flame graph is shown before a new one is made.
-	flameAge = 5 * time.Second
+	// flameAge is how long a flame graph is shown before a new one is made: Flink's rest.flamegraph.refresh-interval. Pages that
+	// stay open keep a process from being profiled all the time.
+	flameAge = time.Minute
 	// sampling is the time of a flame graph that is not there yet: Flink's UI waits then.
 	sampling = -3
 )
