@@ -29,6 +29,11 @@ func TestEndedJobIsOutlined(t *testing.T) {
 		if was := running.Stages[i]; s.Name != was.Name || s.Kind != was.Kind || len(s.Transforms) != len(was.Transforms) || s.Program != nil {
 			t.Errorf("stage %d of the ended job is %+v, was %+v", i, s, was)
 		}
+		for _, id := range s.Transforms {
+			if got, was := outline.TransformName(id), running.TransformName(id); got != was || got == id {
+				t.Errorf("transform %s of the ended job is called %q, was %q", id, got, was)
+			}
+		}
 	}
 	if !proto.Equal(job.Pipeline(), want) {
 		t.Error("GetPipeline of the ended job is not what was submitted")

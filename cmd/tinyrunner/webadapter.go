@@ -276,7 +276,7 @@ func webCheckpoint(i engine.CheckpointInfo) web.Checkpoint {
 
 // Transform is the name that the pipeline gives to a transform.
 func (j webJob) Transform(id string) string {
-	return cmp.Or(j.Plan().Pipeline.GetComponents().GetTransforms()[id].GetUniqueName(), id)
+	return j.Plan().TransformName(id)
 }
 
 // Harnesses are those of the environments in use, by environment and place.

@@ -1,6 +1,8 @@
 package plan
 
 import (
+	"cmp"
+
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 
 	"github.com/tinyrunner/tinyrunner/engine/bundle"
@@ -35,6 +37,13 @@ type Plan struct {
 	// Pipeline is the expanded pipeline that the plan was made of (after combine lifting and SDF expansion), with the coders
 	// that the plan added.
 	Pipeline *pipepb.Pipeline
+
+	names map[string]string // unique names of transforms by id, of an outline
+}
+
+// TransformName is the unique name of a transform of a stage; its id if it has none.
+func (p *Plan) TransformName(id string) string {
+	return cmp.Or(p.Pipeline.GetComponents().GetTransforms()[id].GetUniqueName(), p.names[id], id)
 }
 
 // Stage is one vertex: what runs as one bundle.
@@ -138,8 +147,11 @@ type Collection struct {
 // Outline is what is left to tell of a plan that will not run again: its stages and collections by name, and how they hang
 // together. It has no pipeline, coders or programs.
 func (p *Plan) Outline() *Plan {
-	out := &Plan{Collections: make(map[string]*Collection, len(p.Collections))}
+	out := &Plan{Collections: make(map[string]*Collection, len(p.Collections)), names: make(map[string]string)}
 	for _, s := range p.Stages {
+		for _, id := range s.Transforms {
+			out.names[id] = p.TransformName(id)
+		}
 		out.Stages = append(out.Stages, &Stage{
 			Index: s.Index, Name: s.Name, Kind: s.Kind, Transforms: s.Transforms, Environment: s.Environment,
 			Input: s.Input, Outputs: s.Outputs, From: s.From, Keyed: s.Keyed, Owner: s.Owner, OwnerID: s.OwnerID,
