@@ -201,9 +201,7 @@ var errNotDurable = errors.New("the job makes no checkpoints: start the server w
 
 // Checkpoint makes a checkpoint now and waits until it is complete. With a location it is also copied there, as a savepoint.
 func (j *Job) Checkpoint(ctx context.Context, savepoint string) (CheckpointInfo, error) {
-	j.mu.Lock()
-	x := j.exec
-	j.mu.Unlock()
+	x := j.running()
 	if x == nil {
 		return CheckpointInfo{}, fmt.Errorf("checkpoint job %s: it is %s, only a running job can be checkpointed", j.ID(), j.State())
 	}
@@ -241,9 +239,7 @@ func (j *Job) Suspend(ctx context.Context) error {
 }
 
 func (j *Job) stop(ctx context.Context, location string) (CheckpointInfo, error) {
-	j.mu.Lock()
-	x := j.exec
-	j.mu.Unlock()
+	x := j.running()
 	if x == nil {
 		return CheckpointInfo{}, fmt.Errorf("stop job %s: it is %s, only a running job can be stopped", j.ID(), j.State())
 	}
@@ -273,9 +269,7 @@ func (j *Job) setSlots(n int) {
 
 // Rescale changes the number of slots of a running job: the bundles under way end, key groups move, the job goes on.
 func (j *Job) Rescale(ctx context.Context, slots int) error {
-	j.mu.Lock()
-	x := j.exec
-	j.mu.Unlock()
+	x := j.running()
 	if x == nil {
 		return fmt.Errorf("rescale job %s: it is %s, only a running job can be rescaled", j.ID(), j.State())
 	}
