@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"slices"
 	"time"
 
 	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
@@ -58,6 +59,14 @@ type Memory struct {
 	StateOutsideGo         bool  // cache and memtables are no part of Go's heap: the program was built with cgo
 	Resident               int64 // of the process, with all that follows
 	ResidentFile           int64 // its pages of files: the program itself
+}
+
+// state is what blocks and memtables of the state take; unknown if that is not known.
+func (m Memory) state() maybe {
+	if m.CacheInUse < 0 {
+		return maybe(unknown())
+	}
+	return maybe(m.CacheInUse + m.MemTables)
 }
 
 // Job is a job of the cluster. Its methods are called from any goroutine and return copies.
@@ -175,6 +184,14 @@ type Checkpoints struct {
 	Restored, Total, InProgress, Completed, Failed int64
 	History                                        []Checkpoint // newest first
 	LatestRestored                                 *Checkpoint
+}
+
+// newest returns the newest complete checkpoint; nil: there is none.
+func (c Checkpoints) newest() *Checkpoint {
+	if k := slices.IndexFunc(c.History, func(p Checkpoint) bool { return p.Status == "COMPLETED" }); k >= 0 {
+		return &c.History[k]
+	}
+	return nil
 }
 
 // Checkpoint is a checkpoint or savepoint.

@@ -223,13 +223,21 @@ func (h *Handler) notFound(w http.ResponseWriter, r *http.Request) {
 	h.fail(w, missing("Not found: %s %s", r.Method, strings.ToValidUTF8(r.URL.Path, "?")))
 }
 
+// find finds a job by its own id or by the hex one; nil: there is none.
+func (h *Handler) find(id string) Job {
+	for _, j := range h.Cluster.Jobs() {
+		if j.ID() == id || hexID(j.ID()) == id {
+			return j
+		}
+	}
+	return nil
+}
+
 // job finds the job of a request's path, by its own id or by the hex one.
 func (h *Handler) job(r *http.Request) (Job, Info, error) {
 	id := chi.URLParam(r, "job")
-	for _, j := range h.Cluster.Jobs() {
-		if j.ID() == id || hexID(j.ID()) == id {
-			return j, j.Info(), nil
-		}
+	if j := h.find(id); j != nil {
+		return j, j.Info(), nil
 	}
 	if !isHexID(id) {
 		return nil, Info{}, badRequest("%q is no job id: it has 32 hex digits. GET /jobs lists the jobs", id)

@@ -181,11 +181,7 @@ func (h *history) addProcess(m Memory, g goMemory) {
 		cpu = float64(g.cpuMillis-h.cpu) / float64(historyStep.Milliseconds())
 	}
 	h.cpu = g.cpuMillis
-	state := unknown()
-	if m.CacheInUse >= 0 {
-		state = float64(m.CacheInUse + m.MemTables)
-	}
-	h.process.add(float64(known(m.Resident)), float64(g.heapUsed), float64(m.PoolUsed), state, cpu)
+	h.process.add(float64(known(m.Resident)), float64(g.heapUsed), float64(m.PoolUsed), float64(m.state()), cpu)
 }
 
 // historyJSON are series, all of the same length.

@@ -5,12 +5,9 @@ import (
 	"time"
 )
 
-// harnessesView are the harnesses of a job, or of all jobs.
+// harnessesView are the harnesses of a job, or of all jobs if it has no id.
 type harnessesView struct {
-	parts
-	h      *Handler
-	id     string // of the job; "": all
-	recent recent
+	ofJob
 	logged uint64 // number of the line to come when tails was made
 	tails  map[string][]logLineJSON
 }
@@ -62,12 +59,11 @@ func (v *harnessesView) update(now time.Time) error {
 	values := []any{clock(now)}
 	jobs := v.h.Cluster.Jobs()
 	if v.id != "" {
-		j, i, err := v.h.jobByID(v.id)
+		l, err := v.look(now)
 		if err != nil {
 			return err
 		}
-		stages := j.Stages()
-		jobs, values = []Job{j}, append(values, v.h.liveJob(j, i, stages, v.h.liveRates(&v.recent, i, stages, now), now))
+		jobs, values = []Job{l.job}, append(values, l.shown)
 	}
 	out := harnessesJSON{T: "harnesses", List: v.h.harnesses(jobs)}
 	v.tail()
@@ -137,14 +133,10 @@ type memoryPartJSON struct {
 }
 
 func (v *memoryView) update(now time.Time) error {
-	m, g := v.h.Cluster.Memory(), readMemory()
-	state := maybe(unknown())
-	if m.CacheInUse >= 0 {
-		state = maybe(m.CacheInUse + m.MemTables)
-	}
+	m, g := v.h.memory()
 	out := memoryJSON{
 		T: "memory", Resident: known(m.Resident), Limit: m.Limit, Parts: memoryParts(m, g), Pool: useJSON{maybe(m.PoolUsed), m.PoolLimit},
-		Spilled: m.PoolSpilled, State: useJSON{state, m.CacheLimit}, Heap: g.heapUsed, Mapped: g.heapCommitted + g.stacks + g.other,
+		Spilled: m.PoolSpilled, State: useJSON{m.state(), m.CacheLimit}, Heap: g.heapUsed, Mapped: g.heapCommitted + g.stacks + g.other,
 		GC: g.gcCount, GCMillis: g.gcMillis, CPUMillis: g.cpuMillis, Routines: g.goroutines, Harnesses: v.h.harnesses(v.h.Cluster.Jobs()),
 	}
 	return v.set(clock(now), out, v.h.history.all())

@@ -10,11 +10,9 @@ const sizeAge = 10 * time.Second
 
 // stageView is one stage of a job.
 type stageView struct {
-	parts
-	h          *Handler
-	id, vertex string
-	recent     recent // of all stages, for the job's figures
-	subtasks   recent
+	ofJob
+	vertex   string
+	subtasks recent
 
 	sized time.Time // when size was estimated
 	size  maybe
@@ -60,32 +58,32 @@ func subtaskRow(t Subtask, r Rates) numRow {
 }
 
 func (v *stageView) update(now time.Time) error {
-	j, i, err := v.h.jobByID(v.id)
+	l, err := v.look(now)
 	if err != nil {
 		return err
 	}
-	stages := j.Stages()
+	j, i, stages := l.job, l.info, l.stages
 	k := slices.IndexFunc(stages, func(s Stage) bool { return hexID(s.Name) == v.vertex })
 	if k < 0 {
 		return missing("Job %s has no stage %s: its pipeline has changed", i.Name, v.vertex)
 	}
 	s := stages[k]
-	rates := v.h.liveRates(&v.recent, i, stages, now)
 	if now.Sub(v.sized) >= sizeAge {
 		v.sized, v.size = now, maybe(unknown())
 		if n, ok := j.StateSize(s.Name); ok {
 			v.size = known(n)
 		}
 	}
+	m, _ := v.h.memory()
 	figures := figuresJSON{
-		T: "figures", Row: row(s, rates[k]), Bundles: s.Bundles, Splits: s.Splits, StateSize: v.size,
-		MemTables: known(v.h.Cluster.Memory().MemTables), Subtasks: []numRow{},
+		T: "figures", Row: row(s, l.rates[k]), Bundles: s.Bundles, Splits: s.Splits, StateSize: v.size,
+		MemTables: known(m.MemTables), Subtasks: []numRow{},
 	}
 	for n, r := range v.subtaskRates(i, stages, k, now) {
 		figures.Subtasks = append(figures.Subtasks, subtaskRow(s.Subtasks[n], r))
 	}
 	harnesses := v.h.harnesses([]Job{j})
-	return v.set(clock(now), v.h.liveJob(j, i, stages, rates, now), liveStage(j, stages, k), figures, v.h.history.stage(i.ID, s.Name),
+	return v.set(clock(now), l.shown, liveStage(j, stages, k), figures, v.h.history.stage(i.ID, s.Name),
 		harnessesJSON{T: "harnesses", List: slices.DeleteFunc(harnesses, func(h liveHarnessJSON) bool { return h.Environment != s.Environment })})
 }
 

@@ -71,11 +71,8 @@ func (h *Handler) liveJob(j Job, i Info, stages []Stage, rates []Rates, now time
 	}
 	cp := j.Checkpoints()
 	out.Checkpointing = cp.Enabled
-	for _, c := range cp.History {
-		if c.Status == "COMPLETED" {
-			out.Checkpoint = new(liveCheckpoint(c))
-			break
-		}
+	if c := cp.newest(); c != nil {
+		out.Checkpoint = new(liveCheckpoint(*c))
 	}
 	return out
 }
@@ -120,6 +117,34 @@ func (h *Handler) liveRates(r *recent, i Info, stages []Stage, now time.Time) []
 	return out
 }
 
+// ofJob is what the views of one job share. Not goroutine safe, as views are.
+type ofJob struct {
+	parts
+	h      *Handler
+	id     string // the job's own id or the hex one
+	recent recent
+}
+
+// jobLook is a job at a moment. Stages and rates are in the same order.
+type jobLook struct {
+	job    Job
+	info   Info
+	stages []Stage
+	rates  []Rates
+	shown  liveJobJSON
+}
+
+func (v *ofJob) look(now time.Time) (jobLook, error) {
+	j := v.h.find(v.id)
+	if j == nil {
+		return jobLook{}, missing("Job %s not found: it has ended long ago, or belongs to another server", v.id)
+	}
+	l := jobLook{job: j, info: j.Info(), stages: j.Stages()}
+	l.rates = v.h.liveRates(&v.recent, l.info, l.stages, now)
+	l.shown = v.h.liveJob(j, l.info, l.stages, l.rates, now)
+	return l, nil
+}
+
 // jobsView is the list of jobs.
 type jobsView struct {
 	parts
@@ -137,7 +162,7 @@ type jobsJSON struct {
 }
 
 func (v *jobsView) update(now time.Time) error {
-	m := v.h.Cluster.Memory()
+	m, _ := v.h.memory()
 	out := jobsJSON{T: "jobs", Resident: known(m.Resident), Limit: m.Limit, Jobs: []liveJobJSON{}}
 	out.Slots, out.FreeSlots = v.h.slots()
 	seen := make(map[string]*recent)
@@ -157,12 +182,7 @@ func (v *jobsView) update(now time.Time) error {
 }
 
 // jobView is one job with its graph.
-type jobView struct {
-	parts
-	h      *Handler
-	id     string
-	recent recent
-}
+type jobView struct{ ofJob }
 
 // graphJSON is what of a job's graph does not change while it runs. Inputs are indexes of stages.
 type graphJSON struct {
@@ -222,17 +242,15 @@ func instant(ms int64) float64 {
 }
 
 func (v *jobView) update(now time.Time) error {
-	j, i, err := v.h.jobByID(v.id)
+	l, err := v.look(now)
 	if err != nil {
 		return err
 	}
-	stages := j.Stages()
-	rates := v.h.liveRates(&v.recent, i, stages, now)
 	rows := rowsJSON{T: "rows"}
-	for k, s := range stages {
-		rows.Rows = append(rows.Rows, row(s, rates[k]))
+	for k, s := range l.stages {
+		rows.Rows = append(rows.Rows, row(s, l.rates[k]))
 	}
-	return v.set(clock(now), v.h.liveJob(j, i, stages, rates, now), graph(stages), rows, v.h.history.job(i.ID))
+	return v.set(clock(now), l.shown, graph(l.stages), rows, v.h.history.job(l.info.ID))
 }
 
 func graph(stages []Stage) graphJSON {
@@ -256,23 +274,8 @@ func graph(stages []Stage) graphJSON {
 	return out
 }
 
-// jobByID finds a job by its own id or the hex one.
-func (h *Handler) jobByID(id string) (Job, Info, error) {
-	for _, j := range h.Cluster.Jobs() {
-		if j.ID() == id || hexID(j.ID()) == id {
-			return j, j.Info(), nil
-		}
-	}
-	return nil, Info{}, missing("Job %s not found: it has ended long ago, or belongs to another server", id)
-}
-
 // checkpointsView is the history of a job's checkpoints, with the job.
-type checkpointsView struct {
-	parts
-	h      *Handler
-	id     string
-	recent recent
-}
+type checkpointsView struct{ ofJob }
 
 type liveCheckpointJSON struct {
 	ID        int64  `json:"id"`
@@ -317,12 +320,11 @@ type liveCheckpointsJSON struct {
 }
 
 func (v *checkpointsView) update(now time.Time) error {
-	j, i, err := v.h.jobByID(v.id)
+	l, err := v.look(now)
 	if err != nil {
 		return err
 	}
-	stages := j.Stages()
-	c := j.Checkpoints()
+	c := l.job.Checkpoints()
 	out := liveCheckpointsJSON{
 		T: "checkpoints", Enabled: c.Enabled, Location: c.Location, Interval: c.Interval.Milliseconds(), Restored: c.Restored, Total: c.Total,
 		InProgress: c.InProgress, Completed: c.Completed, Failed: c.Failed, List: []liveCheckpointJSON{},
@@ -333,16 +335,11 @@ func (v *checkpointsView) update(now time.Time) error {
 	for _, one := range c.History {
 		out.List = append(out.List, liveCheckpoint(one))
 	}
-	return v.set(clock(now), v.h.liveJob(j, i, stages, v.h.liveRates(&v.recent, i, stages, now), now), out)
+	return v.set(clock(now), l.shown, out)
 }
 
 // errorsView is what made a job fail or restart, with the states that it went through.
-type errorsView struct {
-	parts
-	h      *Handler
-	id     string
-	recent recent
-}
+type errorsView struct{ ofJob }
 
 type liveErrorsJSON struct {
 	T       string           `json:"t"`
@@ -361,32 +358,31 @@ type liveChangeJSON struct {
 }
 
 func (v *errorsView) update(now time.Time) error {
-	j, i, err := v.h.jobByID(v.id)
+	l, err := v.look(now)
 	if err != nil {
 		return err
 	}
-	stages := j.Stages()
 	out := liveErrorsJSON{T: "errors", List: []liveErrorJSON{}}
-	for _, f := range slices.Backward(j.Failures()) {
+	for _, f := range slices.Backward(l.job.Failures()) {
 		out.List = append(out.List, liveErrorJSON{f.At.UnixMilli(), f.Text})
 	}
-	for _, c := range i.Changes {
+	for _, c := range l.info.Changes {
 		out.Changes = append(out.Changes, liveChangeJSON{c.At.UnixMilli(), c.State.String()})
 	}
-	return v.set(clock(now), v.h.liveJob(j, i, stages, v.h.liveRates(&v.recent, i, stages, now), now), out)
+	return v.set(clock(now), l.shown, out)
 }
 
 // liveRoutes are the views by path.
 func (h *Handler) liveRoutes() map[string]func(*http.Request) view {
-	job := func(r *http.Request) string { return chi.URLParam(r, "job") }
+	job := func(r *http.Request) ofJob { return ofJob{h: h, id: chi.URLParam(r, "job")} }
 	return map[string]func(*http.Request) view{
 		"/ui/live/jobs":                       func(*http.Request) view { return &jobsView{h: h} },
-		"/ui/live/jobs/{job}":                 func(r *http.Request) view { return &jobView{h: h, id: job(r)} },
-		"/ui/live/jobs/{job}/checkpoints":     func(r *http.Request) view { return &checkpointsView{h: h, id: job(r)} },
-		"/ui/live/jobs/{job}/errors":          func(r *http.Request) view { return &errorsView{h: h, id: job(r)} },
-		"/ui/live/jobs/{job}/harnesses":       func(r *http.Request) view { return &harnessesView{h: h, id: job(r)} },
-		"/ui/live/jobs/{job}/stages/{vertex}": func(r *http.Request) view { return &stageView{h: h, id: job(r), vertex: chi.URLParam(r, "vertex")} },
-		"/ui/live/harnesses":                  func(*http.Request) view { return &harnessesView{h: h} },
+		"/ui/live/jobs/{job}":                 func(r *http.Request) view { return &jobView{job(r)} },
+		"/ui/live/jobs/{job}/checkpoints":     func(r *http.Request) view { return &checkpointsView{job(r)} },
+		"/ui/live/jobs/{job}/errors":          func(r *http.Request) view { return &errorsView{job(r)} },
+		"/ui/live/jobs/{job}/harnesses":       func(r *http.Request) view { return &harnessesView{ofJob: job(r)} },
+		"/ui/live/jobs/{job}/stages/{vertex}": func(r *http.Request) view { return &stageView{ofJob: job(r), vertex: chi.URLParam(r, "vertex")} },
+		"/ui/live/harnesses":                  func(*http.Request) view { return &harnessesView{ofJob: ofJob{h: h}} },
 		"/ui/live/memory":                     func(*http.Request) view { return &memoryView{h: h} },
 		"/ui/live/logs":                       func(*http.Request) view { return &logsView{h: h} },
 	}

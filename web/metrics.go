@@ -232,8 +232,8 @@ func jobMetrics(i Info, c Checkpoints, now time.Time) []measure {
 	}
 	last := Checkpoint{ID: -1, Size: -1, Uploaded: -1}
 	duration := int64(-1)
-	if k := slices.IndexFunc(c.History, func(p Checkpoint) bool { return p.Status == "COMPLETED" }); k >= 0 {
-		last = c.History[k]
+	if p := c.newest(); p != nil {
+		last = *p
 		duration = last.Ended.Sub(last.Started).Milliseconds()
 	}
 	restored := int64(-1)

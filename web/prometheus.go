@@ -173,15 +173,11 @@ func (s scrape) checkpoints(job string, c Checkpoints) {
 	s.counter("job_checkpoints_total", float64(c.Completed), job, "completed")
 	s.counter("job_checkpoints_total", float64(c.Failed), job, "failed")
 	s.gauge("job_checkpoints_in_progress", float64(c.InProgress), job)
-	for _, p := range c.History {
-		if p.Status != "COMPLETED" {
-			continue
-		}
+	if p := c.newest(); p != nil {
 		s.gauge("job_last_checkpoint_size_bytes", float64(p.Size), job)
 		s.gauge("job_last_checkpoint_duration_seconds", p.Ended.Sub(p.Started).Seconds(), job)
 		s.gauge("job_last_checkpoint_pause_seconds", p.Pause.Seconds(), job)
 		s.gauge("job_last_checkpoint_timestamp_seconds", seconds(p.Ended), job)
-		return
 	}
 }
 
