@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strconv"
 )
 
 // failure is an error that a client is told of, in Flink's shape: {"errors": ["..."]}.
@@ -53,25 +54,42 @@ type errorsJSON struct {
 	Errors []string `json:"errors"`
 }
 
+// encoded is an answer as it is sent.
+type encoded struct {
+	contentType string
+	data        []byte // shared: nobody may change it
+}
+
+func encode(body any) (encoded, error) {
+	if text, ok := body.(plain); ok {
+		return encoded{"text/plain; charset=utf-8", text}, nil
+	}
+	data, err := json.Marshal(body)
+	if err != nil {
+		return encoded{}, fmt.Errorf("encode answer: %w", err)
+	}
+	return encoded{"application/json; charset=UTF-8", data}, nil
+}
+
 func (h *Handler) answer(w http.ResponseWriter, code int, body any) {
+	e, err := encode(body)
+	if err != nil {
+		h.fail(w, err)
+		return
+	}
+	h.send(w, code, e)
+}
+
+// send tells the length, so that net/http sends the answer in one piece.
+func (h *Handler) send(w http.ResponseWriter, code int, e encoded) {
 	header := w.Header()
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("Cache-Control", "no-store")
-	var data []byte
-	if text, ok := body.(plain); ok {
-		header.Set("Content-Type", "text/plain; charset=utf-8")
-		data = text
-	} else {
-		header.Set("Content-Type", "application/json; charset=UTF-8")
-		var err error
-		if data, err = json.Marshal(body); err != nil {
-			h.log.Error("REST answer cannot be encoded", "error", err)
-			code, data = http.StatusInternalServerError, []byte(`{"errors":["the answer cannot be encoded"]}`)
-		}
-	}
+	header.Set("Content-Type", e.contentType)
+	header.Set("Content-Length", strconv.Itoa(len(e.data)))
 	hurry(w)
 	w.WriteHeader(code)
-	if _, err := w.Write(data); err != nil {
+	if _, err := w.Write(e.data); err != nil {
 		h.log.Debug("answer was not sent", "error", err)
 	}
 }

@@ -60,6 +60,7 @@ type Handler struct {
 	origins   *http.CrossOriginProtection
 	meter     *meter
 	snapshots *snapshots
+	shared    *sharedAnswers
 	dumps     threadDumps
 	ops       *operations
 	jars      *jarStore
@@ -91,10 +92,12 @@ func NewHandler(cfg Config) (*Handler, error) {
 		return nil, err
 	}
 	h := &Handler{
-		Config: cfg, log: cfg.Logger, origins: http.NewCrossOriginProtection(), meter: newMeter(), snapshots: newSnapshots(), ops: newOperations(),
+		Config: cfg, log: cfg.Logger, origins: http.NewCrossOriginProtection(), meter: newMeter(), snapshots: newSnapshots(),
+		shared:  newSharedAnswers(),
 		history: newHistory(), live: newLive(liveInterval), flames: newFlames(profileProcess, cfg.Logger),
 		requirements: make(map[string]requirements), rescaleFailures: make(map[string][]Failure),
 	}
+	h.ops = newOperations(h.shared.changed)
 	if h.jars, err = newJarStore(cfg.JarDir); err != nil {
 		return nil, err
 	}
@@ -106,7 +109,7 @@ func NewHandler(cfg Config) (*Handler, error) {
 	}))
 	r.Get("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	r.Get("/readyz", h.ready)
-	document, err := openAPI(h.routes())
+	document, err := h.document()
 	if err != nil {
 		return nil, err
 	}
@@ -114,13 +117,22 @@ func NewHandler(cfg Config) (*Handler, error) {
 		for _, rt := range h.routes() {
 			r.Method(rt.method, prefix+rt.path, h.serve(rt))
 		}
-		r.Get(prefix+"/openapi.json", func(w http.ResponseWriter, _ *http.Request) { h.answer(w, http.StatusOK, document) })
+		r.Get(prefix+"/openapi.json", func(w http.ResponseWriter, _ *http.Request) { h.send(w, http.StatusOK, document) })
 	}
 	if err := h.mountUI(r); err != nil {
 		return nil, err
 	}
 	h.router = h.guard(r)
 	return h, nil
+}
+
+// document is the OpenAPI document as it is sent.
+func (h *Handler) document() (encoded, error) {
+	text, err := openAPI(h.routes())
+	if err != nil {
+		return encoded{}, err
+	}
+	return encode(text)
 }
 
 // ServeHTTP answers one request. A panic fails that request only.
@@ -171,6 +183,7 @@ func (h *Handler) sampleAll(now time.Time) {
 	}
 	h.meter.keep(known)
 	h.snapshots.forget()
+	h.shared.forget(now)
 	h.history.keep(ended)
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -200,13 +213,31 @@ func (h *Handler) serve(rt route) http.Handler {
 			limit = h.MaxJar
 		}
 		r.Body = patiently(w, http.MaxBytesReader(w, r.Body, limit), rt.upload)
-		body, err := rt.serve(r)
+		answer, err := h.ask(rt, r)
 		if err != nil {
 			h.fail(w, err)
 			return
 		}
-		h.answer(w, rt.status, body)
+		h.send(w, rt.status, answer)
 	})
+}
+
+// ask makes a route's answer, or takes a shared one.
+func (h *Handler) ask(rt route, r *http.Request) (encoded, error) {
+	if rt.changes {
+		defer h.shared.changed()
+	}
+	own := func() (encoded, error) {
+		body, err := rt.serve(r)
+		if err != nil {
+			return encoded{}, err
+		}
+		return encode(body)
+	}
+	if rt.shared {
+		return h.share(r, own)
+	}
+	return own()
 }
 
 func (h *Handler) ready(w http.ResponseWriter, r *http.Request) {

@@ -19,6 +19,7 @@ type operations struct {
 	ctx     context.Context // ends with the handler
 	cancel  context.CancelFunc
 	running sync.WaitGroup
+	changed func() // is called before it can be seen that an operation has ended
 
 	mu    sync.Mutex // guards the rest
 	byID  map[operationID]*operation
@@ -49,9 +50,9 @@ type operation struct {
 	err          error
 }
 
-func newOperations() *operations {
+func newOperations(changed func()) *operations {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &operations{ctx: ctx, cancel: cancel, byID: make(map[operationID]*operation)}
+	return &operations{ctx: ctx, cancel: cancel, changed: changed, byID: make(map[operationID]*operation)}
 }
 
 func (o *operations) close() {
@@ -76,6 +77,7 @@ func (o *operations) start(id operationID, f func(ctx context.Context, op *opera
 	o.running.Go(func() {
 		var result operation
 		f(o.ctx, &result)
+		o.changed()
 		o.mu.Lock()
 		defer o.mu.Unlock()
 		result.done = true

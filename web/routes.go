@@ -13,6 +13,7 @@ type route struct {
 	query        []string // parameters
 	changes      bool     // refused in read-only mode, and from pages of other sites
 	upload       bool     // the body is a jar
+	shared       bool     // answers are shared (shared.go); a success is 200
 }
 
 // routes are all calls, without prefix.
@@ -29,8 +30,15 @@ func (h *Handler) routes() []route {
 	return all
 }
 
+// get is a call that only reads.
 func get(path, does string, serve func(*http.Request) (any, error), answer any, query ...string) route {
-	return route{method: http.MethodGet, path: path, does: does, serve: serve, answer: answer, query: query}
+	return route{method: http.MethodGet, path: path, does: does, serve: serve, answer: answer, query: query, shared: true}
+}
+
+// fresh is a call whose answers are not shared: clients wait for what it tells.
+func fresh(rt route) route {
+	rt.shared = false
+	return rt
 }
 
 func (h *Handler) clusterRoutes() []route {
@@ -63,9 +71,9 @@ func (h *Handler) jobRoutes() []route {
 		get("/jobs/{job}/checkpoints/config", "how checkpoints are made", h.checkpointConfig, checkpointConfigJSON{}),
 		get("/jobs/{job}/checkpoints/details/{checkpoint}", "a checkpoint", h.checkpointDetails, checkpointJSON{}),
 		get("/jobs/{job}/checkpoints/details/{checkpoint}/subtasks/{vertex}", "a stage's part of a checkpoint", h.vertexCheckpoint, vertexCheckpointJSON{}),
-		get("/jobs/{job}/checkpoints/{trigger}", "how far a triggered checkpoint is", h.checkpointStatus, operationJSON{}),
-		get("/jobs/{job}/savepoints/{trigger}", "how far a triggered savepoint is", h.savepointStatus, operationJSON{}),
-		get("/savepoint-disposal/{trigger}", "how far a disposal is", h.disposalStatus, operationJSON{}),
+		fresh(get("/jobs/{job}/checkpoints/{trigger}", "how far a triggered checkpoint is", h.checkpointStatus, operationJSON{})),
+		fresh(get("/jobs/{job}/savepoints/{trigger}", "how far a triggered savepoint is", h.savepointStatus, operationJSON{})),
+		fresh(get("/savepoint-disposal/{trigger}", "how far a disposal is", h.disposalStatus, operationJSON{})),
 		get("/jobs/{job}/resource-requirements", "bounds of the parallelism", h.resourceRequirements, map[string]requirementJSON{}),
 		get("/jobs/{job}/jobmanager/config", "configuration, as of a job", h.jobJobManagerConfig, []settingJSON{}),
 	}

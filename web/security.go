@@ -25,10 +25,14 @@ func (h *Handler) guard(next http.Handler) http.Handler {
 			h.refuse(w)
 			return
 		}
-		linger(w)
 		if r.ContentLength != 0 { // what nobody reads of a body is read by net/http before the next request
 			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime))
 		}
+		if answer, ok := h.sharedAnswer(r); ok {
+			h.send(w, http.StatusOK, answer)
+			return
+		}
+		linger(w)
 		next.ServeHTTP(w, r)
 	})
 }

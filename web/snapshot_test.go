@@ -1,6 +1,7 @@
 package web
 
 import (
+	"fmt"
 	"net/http"
 	"testing"
 	"testing/synctest"
@@ -41,9 +42,11 @@ func TestSnapshots(t *testing.T) {
 		h := newTestHandler(t, c, func(cfg *Config) { cfg.Cluster = watchedCluster{c, job} })
 		base := "/jobs/" + hexID(job.ID())
 		ask := func(paths ...string) {
+			h.shared.changed()
 			for _, path := range paths {
-				for range 10 {
-					if code, _, body := call(t, h, http.MethodGet, base+path, ""); code != http.StatusOK {
+				for n := range 10 {
+					path := fmt.Sprintf("%s%s?n=%d", base, path, n) // each has an answer of its own
+					if code, _, body := call(t, h, http.MethodGet, path, ""); code != http.StatusOK {
 						t.Fatalf("%s: %d %s", path, code, body)
 					}
 				}
