@@ -252,6 +252,9 @@ type part struct {
 	changed uint64 // the update that has changed it last
 }
 
+// line is a part that is JSON already.
+type line []byte
+
 // set puts the parts of a new update in their order.
 func (p *parts) set(values ...any) error {
 	p.tick++
@@ -259,9 +262,12 @@ func (p *parts) set(values ...any) error {
 		p.list = append(p.list, part{})
 	}
 	for k, v := range values {
-		data, err := json.Marshal(v)
-		if err != nil {
-			return err
+		data, ok := v.(line)
+		if !ok {
+			var err error
+			if data, err = json.Marshal(v); err != nil {
+				return err
+			}
 		}
 		if !bytes.Equal(data, p.list[k].data) {
 			p.list[k] = part{data, p.tick}
@@ -271,7 +277,13 @@ func (p *parts) set(values ...any) error {
 }
 
 func (p *parts) since(cursor uint64) ([]byte, uint64) {
-	var out []byte
+	size := 0
+	for _, x := range p.list {
+		if x.changed > cursor {
+			size += len(x.data) + 1
+		}
+	}
+	out := make([]byte, 0, size)
 	for _, x := range p.list {
 		if x.changed > cursor {
 			out = append(append(out, x.data...), '\n')

@@ -1,6 +1,8 @@
 package web
 
 import (
+	"encoding/json"
+	"hash/maphash"
 	"math"
 	"net/http"
 	"slices"
@@ -182,7 +184,11 @@ func (v *jobsView) update(now time.Time) error {
 }
 
 // jobView is one job with its graph.
-type jobView struct{ ofJob }
+type jobView struct {
+	ofJob
+	shape maphash.Hash // of the stages that graph tells of
+	graph line
+}
 
 // graphJSON is what of a job's graph does not change while it runs. Inputs are indexes of stages.
 type graphJSON struct {
@@ -202,8 +208,8 @@ type graphStageJSON struct {
 
 // rowsJSON are the figures of all stages, in the order of the graph.
 type rowsJSON struct {
-	T    string   `json:"t"`
-	Rows []numRow `json:"rows"`
+	T    string  `json:"t"`
+	Rows numRows `json:"rows"`
 }
 
 // row of a stage: records in and out, bytes in and out a second; shares of busy and back-pressured time; input and output
@@ -250,7 +256,33 @@ func (v *jobView) update(now time.Time) error {
 	for k, s := range l.stages {
 		rows.Rows = append(rows.Rows, row(s, l.rates[k]))
 	}
-	return v.set(clock(now), l.shown, graph(l.stages), rows, v.h.history.job(l.info.ID))
+	drawn, err := v.drawn(l.stages)
+	if err != nil {
+		return err
+	}
+	return v.set(clock(now), l.shown, drawn, rows, v.h.history.job(l.info.ID))
+}
+
+// drawn is the graph's line. It is made again only for stages of another shape: of a large job it is the largest line by far.
+func (v *jobView) drawn(stages []Stage) (line, error) {
+	before := v.shape.Sum64()
+	v.shape.Reset()
+	for _, s := range stages {
+		maphash.WriteComparable(&v.shape, struct {
+			name, kind         string
+			harness            bool
+			transforms, inputs int
+		}{s.Name, s.Kind, s.Environment != "", len(s.Transforms), len(s.Inputs)})
+		for _, in := range s.Inputs {
+			maphash.WriteComparable(&v.shape, in)
+		}
+	}
+	if v.graph != nil && v.shape.Sum64() == before {
+		return v.graph, nil
+	}
+	var err error
+	v.graph, err = json.Marshal(graph(stages))
+	return v.graph, err
 }
 
 func graph(stages []Stage) graphJSON {
@@ -377,7 +409,7 @@ func (h *Handler) liveRoutes() map[string]func(*http.Request) view {
 	job := func(r *http.Request) ofJob { return ofJob{h: h, id: chi.URLParam(r, "job")} }
 	return map[string]func(*http.Request) view{
 		"/ui/live/jobs":                       func(*http.Request) view { return &jobsView{h: h} },
-		"/ui/live/jobs/{job}":                 func(r *http.Request) view { return &jobView{job(r)} },
+		"/ui/live/jobs/{job}":                 func(r *http.Request) view { return &jobView{ofJob: job(r)} },
 		"/ui/live/jobs/{job}/checkpoints":     func(r *http.Request) view { return &checkpointsView{job(r)} },
 		"/ui/live/jobs/{job}/errors":          func(r *http.Request) view { return &errorsView{job(r)} },
 		"/ui/live/jobs/{job}/harnesses":       func(r *http.Request) view { return &harnessesView{ofJob: job(r)} },

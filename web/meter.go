@@ -92,14 +92,21 @@ func (m *meter) take(i Info, stages []Stage, now time.Time) *jobMeter {
 // counters are those of all subtasks, and last the total.
 func (s Stage) counters() []Counters {
 	out := make([]Counters, 0, len(s.Subtasks)+1)
-	var time Counters
 	for _, t := range s.Subtasks {
 		out = append(out, t.Counters)
-		time = time.plus(t.Counters)
 	}
+	return append(out, s.total())
+}
+
+// total are the counters of the stage as a whole, with the times of all subtasks.
+func (s Stage) total() Counters {
 	total := s.Total
-	total.Busy, total.BackPressured = time.Busy, time.BackPressured
-	return append(out, total)
+	total.Busy, total.BackPressured = 0, 0
+	for _, t := range s.Subtasks {
+		total.Busy += t.Busy
+		total.BackPressured += t.BackPressured
+	}
+	return total
 }
 
 // rates returns the rates of stages as of now, in their order. A job that has ended has none.

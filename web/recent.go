@@ -52,23 +52,42 @@ func (r *recent) rates(i Info, counters []Counters, slots int, now time.Time) ([
 func totals(stages []Stage) []Counters {
 	out := make([]Counters, len(stages))
 	for k, s := range stages {
-		all := s.counters()
-		out[k] = all[len(all)-1]
+		out[k] = s.total()
 	}
 	return out
 }
 
-// numRow are a row of JSON numRow: whole ones as they are, others with four digits; what is no number is null.
+// numRow are a row of numbers: whole ones as they are, others with four digits; what is no number is null.
 type numRow []float64
 
 // MarshalJSON writes an array.
-func (r numRow) MarshalJSON() ([]byte, error) {
-	out := append(make([]byte, 0, 8*len(r)+2), '[')
+func (r numRow) MarshalJSON() ([]byte, error) { return r.append(make([]byte, 0, 8*len(r)+2)), nil }
+
+func (r numRow) append(out []byte) []byte {
+	out = append(out, '[')
 	for k, v := range r {
 		if k > 0 {
 			out = append(out, ',')
 		}
 		out = appendNumber(out, v)
+	}
+	return append(out, ']')
+}
+
+// numRows are rows, of a page with many.
+type numRows []numRow
+
+// MarshalJSON writes an array of arrays; null if there is none.
+func (r numRows) MarshalJSON() ([]byte, error) {
+	if r == nil {
+		return []byte("null"), nil
+	}
+	out := append(make([]byte, 0, 48*len(r)+2), '[')
+	for k, row := range r {
+		if k > 0 {
+			out = append(out, ',')
+		}
+		out = row.append(out)
 	}
 	return append(out, ']'), nil
 }
@@ -92,6 +111,7 @@ func (v maybe) MarshalJSON() ([]byte, error) { return appendNumber(nil, float64(
 
 var (
 	_ json.Marshaler = numRow(nil)
+	_ json.Marshaler = numRows(nil)
 	_ json.Marshaler = maybe(0)
 )
 

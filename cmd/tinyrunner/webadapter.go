@@ -172,11 +172,11 @@ func (j webJob) Stages() []web.Stage {
 	if len(overview.Stages) == 0 {
 		return plannedStages(j.Plan())
 	}
-	planned := make(map[string]*plan.Stage)
+	planned := make(map[string]*plan.Stage, len(overview.Stages))
 	for _, s := range j.Plan().Stages {
 		planned[s.Name] = s
 	}
-	var out []web.Stage
+	out := make([]web.Stage, 0, len(overview.Stages))
 	for _, s := range overview.Stages {
 		w := webStage(s)
 		if p := planned[s.Name]; p != nil {
@@ -198,6 +198,7 @@ func webStage(s engine.StageOverview) web.Stage {
 	for _, in := range s.Inputs {
 		w.Inputs = append(w.Inputs, web.Input{Stage: in, Keyed: s.Keyed})
 	}
+	w.Subtasks = make([]web.Subtask, 0, len(s.Slots))
 	for _, t := range s.Slots {
 		w.Subtasks = append(w.Subtasks, web.Subtask{
 			Counters: web.Counters{
