@@ -51,6 +51,7 @@
 //	restore.go    Restore, FetchJob
 //	plan.go       plans, written and carried out
 //	retire.go     Retire, Sweep, End
+//	forget.go     Forget: the end of a job that nobody runs
 //	savepoint.go  savepoints
 //	jobs.go       Jobs: what could be resumed
 package checkpoint

@@ -83,7 +83,10 @@ func (b *memory) Open(ctx context.Context, name string, off, n int64) (io.ReadCl
 func (b *memory) List(ctx context.Context, prefix string) iter.Seq2[objstore.Object, error] {
 	return func(yield func(objstore.Object, error) bool) {
 		for _, n := range b.names(prefix) {
-			if !yield(objstore.Object{Name: n}, nil) {
+			b.mu.Lock()
+			size := int64(len(b.objects[n]))
+			b.mu.Unlock()
+			if !yield(objstore.Object{Name: n, Size: size}, nil) {
 				return
 			}
 		}
