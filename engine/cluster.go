@@ -35,6 +35,7 @@ type Cluster struct {
 	closing    context.Context // ends when the cluster begins to close
 	beginClose context.CancelFunc
 	runs       sync.WaitGroup // one for each job that has not released everything
+	taking     sync.Mutex     // held while a job of the store is resumed or forgotten; before mu
 
 	mu     sync.Mutex // guards the rest
 	closed bool

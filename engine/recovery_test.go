@@ -537,10 +537,9 @@ func soFar(job *engine.Job) string {
 	return b.String()
 }
 
-// A transaction of a complete checkpoint that the broker gave up is told, and nothing is thrown away.
-func TestTransactionOfCheckpointLost(t *testing.T) {
-	w := newWorld(t, counted(160, 2, 3), 1)
-	defer w.close()
+// loseTransaction leaves a job in the store that fails when it goes on: the broker gave up a transaction of its complete checkpoint.
+func loseTransaction(t *testing.T, w *world) {
+	t.Helper()
 	p := startProcess(t, w, slowLife())
 	p.g.hook = func(what string) {
 		if strings.HasPrefix(what, "end ") && !p.g.dead.Load() {
@@ -556,7 +555,14 @@ func TestTransactionOfCheckpointLost(t *testing.T) {
 	}
 	p.crash(t)
 	w.broker.expire()
-	p = startProcess(t, w, calmLife())
+}
+
+// A transaction of a complete checkpoint that the broker gave up is told, and nothing is thrown away.
+func TestTransactionOfCheckpointLost(t *testing.T) {
+	w := newWorld(t, counted(160, 2, 3), 1)
+	defer w.close()
+	loseTransaction(t, w)
+	p := startProcess(t, w, calmLife())
 	job, err := p.run(t, specOf(twoWays(t), goOnly()))
 	if err != nil {
 		t.Fatal(err)

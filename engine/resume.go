@@ -50,6 +50,8 @@ func (e *ResumeError) Unwrap() error { return e.Err }
 // Resume takes over a job that Resumable has named and goes on with it from its newest checkpoint. prepare completes what the
 // store knows: how to open environments, and where artifacts now lie.
 func (c *Cluster) Resume(ctx context.Context, e checkpoint.JobEntry, prepare func(*JobSpec) error) (*Job, error) {
+	c.taking.Lock()
+	defer c.taking.Unlock()
 	if c.lives(e.Job) { // to claim it would fence it
 		return nil, fmt.Errorf("resume job %s: it is running here", e.Name)
 	}
