@@ -15,10 +15,10 @@ import (
 const QuietTime = 10 * time.Minute
 
 // RunningError refuses to forget a job that runs here.
-type RunningError struct{ Name string }
+type RunningError struct{ Identity string }
 
 func (e *RunningError) Error() string {
-	return fmt.Sprintf("job %s is running: stop or cancel it first", e.Name)
+	return fmt.Sprintf("job %s is running: stop or cancel it first", e.Identity)
 }
 
 // Stored lists the jobs in the checkpoint store, also those that have ended.
@@ -32,17 +32,17 @@ func (c *Cluster) Stored(ctx context.Context) ([]checkpoint.JobEntry, error) {
 // Runs reports whether a job of that identity runs here.
 func (c *Cluster) Runs(identity string) bool { return c.lives(identity) }
 
-// Forget removes what the store and the local disk hold of a job that Stored has named, so that nothing goes on with it and its
+// Forget removes what the store and the local disk hold of the job of that identity, so that nothing goes on with it and its
 // name is free; savepoints stay. It fails with a RunningError, or, unless forced, a checkpoint.BusyError if another process
 // may be running the job. It may be repeated.
-func (c *Cluster) Forget(ctx context.Context, e checkpoint.JobEntry, force bool) (checkpoint.Forgotten, error) {
+func (c *Cluster) Forget(ctx context.Context, identity string, force bool) (checkpoint.Forgotten, error) {
 	if c.cfg.Checkpoints == nil {
 		return checkpoint.Forgotten{}, errors.New("forget job: this server makes no checkpoints")
 	}
 	c.taking.Lock() // a job that is being resumed has a claim already, and is not among the jobs yet
 	defer c.taking.Unlock()
-	if c.lives(e.Job) {
-		return checkpoint.Forgotten{}, &RunningError{Name: e.Name}
+	if c.lives(identity) {
+		return checkpoint.Forgotten{}, &RunningError{Identity: identity}
 	}
 	quiet := QuietTime
 	if force {
@@ -50,12 +50,12 @@ func (c *Cluster) Forget(ctx context.Context, e checkpoint.JobEntry, force bool)
 	}
 	cfg := c.cfg.Checkpoints
 	f, err := checkpoint.Forget(ctx, checkpoint.Config{
-		Bucket: cfg.Bucket, Prefix: cfg.Prefix, Job: e.Job, Owner: checkpoint.NewOwner(time.Now()), Unfenced: cfg.Unfenced, Logger: c.log,
+		Bucket: cfg.Bucket, Prefix: cfg.Prefix, Job: identity, Owner: checkpoint.NewOwner(time.Now()), Unfenced: cfg.Unfenced, Logger: c.log,
 	}, quiet)
 	if err != nil {
 		return f, err
 	}
-	return f, c.clearDisk(e.Job)
+	return f, c.clearDisk(identity)
 }
 
 // clearDisk removes what a job that does not run has on the local disk. One that begins meanwhile keeps it.

@@ -37,7 +37,7 @@ func TestForget(t *testing.T) {
 		t.Fatalf("the store has nothing to go on with: %+v", stored)
 	}
 	for range 2 {
-		f, err := p.cluster.Forget(t.Context(), stored, false)
+		f, err := p.cluster.Forget(t.Context(), stored.Job, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -58,7 +58,7 @@ func TestForget(t *testing.T) {
 		t.Fatal(err)
 	}
 	var running *engine.RunningError
-	if _, err := p.cluster.Forget(t.Context(), stored, true); !errors.As(err, &running) {
+	if _, err := p.cluster.Forget(t.Context(), stored.Job, true); !errors.As(err, &running) {
 		t.Errorf("a job that runs: %v", err)
 	}
 	wantEnd(t, job, jobpb.JobState_DONE)

@@ -48,7 +48,7 @@ func (c *Cluster) nameIsFree(ctx context.Context, name string) error {
 	for _, e := range jobs {
 		if e.Job == identity && e.Newest != nil {
 			return fmt.Errorf("a job named %q has checkpoints of its own, up to %d of %s, from which it goes on when this server is started: "+
-				"give the restored one another name (--job-name)", name, e.Newest.ID, e.Newest.Created.UTC().Format(time.RFC3339))
+				"have them forgotten (tinyrunner forget), or give the restored one another name (--job-name)", name, e.Newest.ID, e.Newest.Created.UTC().Format(time.RFC3339))
 		}
 	}
 	return nil

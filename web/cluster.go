@@ -31,6 +31,11 @@ type Cluster interface {
 	Shutdown()
 	// DisposeSavepoint removes a savepoint.
 	DisposeSavepoint(ctx context.Context, location string) error
+	// Stored are the jobs in the store of the checkpoints, by identity; none if there is no store.
+	Stored(ctx context.Context) ([]StoredJob, error)
+	// Forget removes what the store holds of a job, but for savepoints. It fails with a ConflictError if the job runs or, unless
+	// forced, may be running elsewhere. It may be repeated.
+	Forget(ctx context.Context, identity string, force bool) (Forgotten, error)
 }
 
 // Submission is a pipeline to run.

@@ -28,7 +28,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type fakeCluster struct {
 	jobs     []*fakeJob
 	notReady error
-	submit   func(Submission) (string, error)
+	// storeAway is what the store of the checkpoints fails with; rival: another process may run every job.
+	storeAway error
+	rival     bool
+	submit    func(Submission) (string, error)
 
 	mu    sync.Mutex
 	calls []string
@@ -72,6 +75,24 @@ func (c *fakeCluster) DisposeSavepoint(_ context.Context, location string) error
 		return errors.New("there is no savepoint")
 	}
 	return nil
+}
+
+// Stored has the failed job, which can go on, one that can not, and words.
+func (c *fakeCluster) Stored(context.Context) ([]StoredJob, error) {
+	at := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+	return []StoredJob{
+		{Identity: "failed", ID: "failed", Name: "failed", Changed: at, Checkpoint: 7, At: at, Size: 500},
+		{Identity: "old%20one", ID: "old", Name: "old one", Changed: at, Ended: true, How: "finished"},
+		{Identity: "words", ID: "words-abc", Name: "words", Changed: at, Running: true, Checkpoint: 3, At: at, Size: 5000},
+	}, c.storeAway
+}
+
+func (c *fakeCluster) Forget(_ context.Context, identity string, force bool) (Forgotten, error) {
+	c.call("forget %s %v", identity, force)
+	if identity == "words" || c.rival && !force {
+		return Forgotten{}, &ConflictError{errors.New("it is running")}
+	}
+	return Forgotten{Objects: 3, Bytes: 900}, nil
 }
 
 func (c *fakeCluster) Shutdown() { c.call("shut down") }

@@ -112,7 +112,7 @@ func exampleOf(t *testing.T, h *Handler, rt route) (path, body, contentType stri
 		body = ""
 	}
 	path = strings.NewReplacer("{job}", job, "{vertex}", id, "{checkpoint}", "3", "{trigger}", trigger, "{subtask}", "1",
-		"{attempt}", "1", "{taskmanager}", taskManagerID, "{file}", logFile, "{jar}", jar).Replace(rt.path)
+		"{attempt}", "1", "{taskmanager}", taskManagerID, "{file}", logFile, "{jar}", jar, "{stored}", hexID("failed")).Replace(rt.path)
 	return path, body, contentType
 }
 

@@ -48,6 +48,7 @@ func (h *Handler) clusterRoutes() []route {
 		get("/jobs", "ids of all jobs", h.jobIDs, jobIDsJSON{}),
 		get("/jobs/overview", "all jobs", h.jobsOverview, jobSummariesJSON{}),
 		get("/jobs/metrics", "metrics over all jobs", h.allJobMetrics, []aggregateJSON{}, "get", "agg", "jobs"),
+		get("/stored-jobs", "jobs in the store of the checkpoints", h.storedJobs, storedJobsJSON{}),
 		get("/jars", "uploaded jars", h.listJars, jarsJSON{}),
 		get("/datasets", "none: there are no cluster data sets", func(*http.Request) (any, error) { return dataSetsJSON{[]empty{}}, nil }, dataSetsJSON{}),
 	}
@@ -137,6 +138,7 @@ func (h *Handler) changingRoutes() []route {
 		{method: http.MethodPost, path: "/jobs/{job}/checkpoints", does: "make a checkpoint", serve: h.triggerCheckpoint, status: accepted, answer: triggerJSON{}, body: checkpointRequestJSON{}},
 		{method: http.MethodPost, path: "/savepoint-disposal", does: "remove a savepoint", serve: h.disposeSavepoint, answer: triggerJSON{}, body: disposalRequestJSON{}},
 		{method: http.MethodPost, path: "/savepoint-restore", does: "start the job of a savepoint again", serve: h.restore, answer: jarRunJSON{}, body: restoreRequestJSON{}},
+		{method: http.MethodDelete, path: "/stored-jobs/{stored}", does: "remove what the store of the checkpoints holds of a job, but for savepoints", serve: h.forgetJob, answer: forgottenJSON{}, query: []string{"force"}},
 		{method: http.MethodPut, path: "/jobs/{job}/resource-requirements", does: "rescale a job", serve: h.setResourceRequirements, answer: empty{}, body: map[string]requirementJSON{}},
 		{method: http.MethodPatch, path: "/jobs/{job}/clientHeartbeat", does: "sign of life of a client", serve: h.heartbeat, status: accepted, answer: empty{}, body: map[string]any{}},
 		{method: http.MethodPost, path: "/jobs", does: "refused: there is no JVM here", serve: h.submitGraph, answer: empty{}, upload: true},

@@ -150,6 +150,40 @@ func (c webCluster) DisposeSavepoint(ctx context.Context, location string) error
 	return nil
 }
 
+// Stored are the jobs in the store of the checkpoints.
+func (c webCluster) Stored(ctx context.Context) ([]web.StoredJob, error) {
+	all, err := c.cluster.Stored(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []web.StoredJob
+	for _, e := range all {
+		s := storedJob(e)
+		s.Running = c.cluster.Runs(e.Job)
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+func storedJob(e checkpoint.JobEntry) web.StoredJob {
+	s := web.StoredJob{Identity: e.Job, ID: e.JobID, Name: cmp.Or(e.Name, e.Job), Changed: e.Changed, Ended: e.Ended, How: e.How}
+	if e.Newest != nil {
+		s.Checkpoint, s.At, s.Size = e.Newest.ID, e.Newest.Created, e.Newest.Bytes
+	}
+	return s
+}
+
+// Forget removes what the store holds of a job.
+func (c webCluster) Forget(ctx context.Context, identity string, force bool) (web.Forgotten, error) {
+	f, err := c.cluster.Forget(ctx, identity, force)
+	var running *engine.RunningError
+	var busy *checkpoint.BusyError
+	if errors.As(err, &running) || errors.As(err, &busy) {
+		err = &web.ConflictError{Err: err}
+	}
+	return web.Forgotten{Objects: f.Objects, Bytes: f.Bytes}, err
+}
+
 // webJob is a job as package web sees it.
 type webJob struct {
 	*engine.Job
