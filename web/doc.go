@@ -12,6 +12,9 @@
 // of slots: resource requirements ask for the greatest of their upper bounds. The JVM's heap is Go's, managed memory is that
 // of the state, network memory the buffer pool. Rates are averages over about half a minute (meter.go).
 //
+// Answers that only read are made once a second for all who ask for the same, but nobody is shown what was before something that
+// he has done (shared.go).
+//
 // A jar that is uploaded and run must hold a Beam pipeline, as Beam's uber-jar clients make it: nothing else runs without a
 // JVM (uberjar.go).
 //

@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -533,8 +531,7 @@ func (c *client) find(ctx context.Context, which string) (jobSummary, error) {
 
 // ofJob reports whether an id in the log, which Beam's Job API gave, belongs to the job: REST names it by a hash.
 func ofJob(logged string, job jobSummary) bool {
-	sum := sha256.Sum256([]byte(logged))
-	return hex.EncodeToString(sum[:16]) == job.ID
+	return restID(logged) == job.ID
 }
 
 // operation waits for something that was triggered: a savepoint or a checkpoint.

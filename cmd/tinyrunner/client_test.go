@@ -248,7 +248,7 @@ func TestClientErrors(t *testing.T) {
 
 func TestClientHelp(t *testing.T) {
 	code, out, _ := command(t.Context(), "--help")
-	for _, name := range []string{"jobs", "job", "cancel", "stop", "savepoint", "checkpoint", "rescale", "logs", "top", "completion"} {
+	for _, name := range []string{"jobs", "job", "cancel", "stop", "savepoint", "checkpoint", "restore", "forget", "rescale", "logs", "top", "completion"} {
 		if !regexp.MustCompile(`(?m)^  ` + name + ` +\S`).MatchString(out) {
 			t.Errorf("exit code %d, no command %s in\n%s", code, name, out)
 		}

@@ -20,8 +20,8 @@ import (
 func addClientCommands(root *cobra.Command, stdout, stderr io.Writer) {
 	root.CompletionOptions.HiddenDefaultCmd = false
 	root.AddCommand(jobsCommand(stdout, stderr), jobCommand(stdout, stderr), cancelCommand(stdout, stderr), stopCommand(stdout, stderr),
-		savepointCommand(stdout, stderr), checkpointCommand(stdout, stderr), restoreCommand(stdout, stderr), rescaleCommand(stdout, stderr), logsCommand(stdout, stderr),
-		topCommand(stdout, stderr))
+		savepointCommand(stdout, stderr), checkpointCommand(stdout, stderr), restoreCommand(stdout, stderr), forgetCommand(stdout, stderr),
+		rescaleCommand(stdout, stderr), logsCommand(stdout, stderr), topCommand(stdout, stderr))
 }
 
 // clientHelp ends the help of every command of the client.

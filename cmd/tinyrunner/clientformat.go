@@ -174,7 +174,7 @@ func (p *progress) end() {
 }
 
 // onTerminal reports whether somebody reads along. Unlike a file of devices, as isTerminal takes, it must have a screen.
-func onTerminal(w io.Writer) bool {
-	f, ok := w.(interface{ Fd() uintptr })
+func onTerminal(stream any) bool {
+	f, ok := stream.(interface{ Fd() uintptr })
 	return ok && term.IsTerminal(int(f.Fd()))
 }
