@@ -2,6 +2,7 @@ package ui_test
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -46,6 +47,7 @@ func TestPages(t *testing.T) {
 	t.Run("keyboard", func(t *testing.T) { keyboard(t, b, s, job) })
 	t.Run("filters", func(t *testing.T) { filters(t, b, s, job) })
 	t.Run("actions", func(t *testing.T) { actions(t, b, s, job) })
+	t.Run("stop", func(t *testing.T) { stop(t, b, s) })
 	t.Run("lost", func(t *testing.T) { lost(t, b, s, binary, flags) })
 	t.Run("read-only", func(t *testing.T) { readOnly(t, b, binary) })
 }
@@ -189,13 +191,19 @@ func filters(t *testing.T, b *browser, s *server, job string) {
 	b.quiet(t)
 }
 
+// click presses a button of the dialog that is open, else one of the page's actions.
+func (b *browser) click(t *testing.T, text string) {
+	t.Helper()
+	find := "[...(document.querySelector('dialog[open]') || document.querySelector('.actions')).querySelectorAll('button')].find((e) => e.textContent === " + quote(text) + ")"
+	b.await(t, "button "+text, find+" && !"+find+".disabled")
+	b.eval(t, find+".click()")
+}
+
 // actions steers the job: what the page says must have happened.
 func actions(t *testing.T, b *browser, s *server, job string) {
 	click := func(text string) {
 		t.Helper()
-		find := "[...(document.querySelector('dialog[open]') || document.querySelector('.actions')).querySelectorAll('button')].find((e) => e.textContent === " + quote(text) + ")"
-		b.await(t, "button "+text, find+" && !"+find+".disabled")
-		b.eval(t, find+".click()")
+		b.click(t, text)
 	}
 	b.run(t, chromedp.Navigate("about:blank"), chromedp.Navigate(s.url(job+"/checkpoints")))
 	b.sees(t, "History")
@@ -214,6 +222,29 @@ func actions(t *testing.T, b *browser, s *server, job string) {
 	click("Cancel")
 	click("Cancel the job")
 	b.sees(t, "clicks is cancelled", "cancelled", "Ran for")
+	if why := b.eval(t, "document.querySelector('.actions button').title"); why != "the job has ended" {
+		t.Errorf("a button that is off says %q", why)
+	}
+	b.quiet(t)
+}
+
+// stop ends another job with a savepoint in a directory that the user names, and finds it there.
+func stop(t *testing.T, b *browser, s *server) {
+	s.submit(t, "clicks.py", "visits", "--streaming")
+	b.run(t, chromedp.Navigate("about:blank"), chromedp.Navigate(s.url("#/")))
+	b.sees(t, "visits")
+	b.run(t, chromedp.Navigate(s.url(b.link(t, "visits")+"/checkpoints")))
+	b.sees(t, "History", "complete")
+	dir := t.TempDir()
+	b.click(t, "Stop")
+	b.sees(t, "Stop visits with a savepoint", "It can be started again from there")
+	b.fill(t, "dialog input", "file://"+dir)
+	b.shoot(t, "stop-light-1280")
+	b.click(t, "Stop the job")
+	b.sees(t, "visits has stopped, its savepoint lies at file://"+dir+"/savepoint-", "finished", "savepoint file://"+dir)
+	if found, err := filepath.Glob(filepath.Join(dir, "savepoint-*", "savepoint")); err != nil || len(found) != 1 {
+		t.Errorf("savepoints on disk: %v, %v", found, err)
+	}
 	if why := b.eval(t, "document.querySelector('.actions button').title"); why != "the job has ended" {
 		t.Errorf("a button that is off says %q", why)
 	}
