@@ -160,13 +160,6 @@ type Counters struct {
 	Busy, BackPressured   time.Duration
 }
 
-func (c Counters) plus(d Counters) Counters {
-	return Counters{
-		c.RecordsIn + d.RecordsIn, c.RecordsOut + d.RecordsOut, c.BytesIn + d.BytesIn, c.BytesOut + d.BytesOut,
-		c.Busy + d.Busy, c.BackPressured + d.BackPressured,
-	}
-}
-
 // Subtask is one slot of a stage.
 type Subtask struct {
 	Counters
