@@ -82,11 +82,10 @@ func (h *Handler) answer(w http.ResponseWriter, code int, body any) {
 
 // send tells the length, so that net/http sends the answer in one piece.
 func (h *Handler) send(w http.ResponseWriter, code int, e encoded) {
-	header := w.Header()
-	header.Set("X-Content-Type-Options", "nosniff")
-	header.Set("Cache-Control", "no-store")
-	header.Set("Content-Type", e.contentType)
-	header.Set("Content-Length", strconv.Itoa(len(e.data)))
+	header, values := w.Header(), []string{"nosniff", "no-store", e.contentType, strconv.Itoa(len(e.data))} // one piece of memory
+	for k, name := range [...]string{"X-Content-Type-Options", "Cache-Control", "Content-Type", "Content-Length"} { // as Header.Set has them
+		header[name] = values[k : k+1 : k+1]
+	}
 	hurry(w)
 	w.WriteHeader(code)
 	if _, err := w.Write(e.data); err != nil {

@@ -379,8 +379,9 @@ type threadJSON struct {
 	Info string `json:"stringifiedThreadInfo"`
 }
 
-// dumpAge is how old a thread dump may be when it is shown: to make one stops the process for a moment.
-const dumpAge = time.Second
+// dumpAge is how old a thread dump may be when it is shown: to make one stops the process for a moment, and takes as long as there
+// are goroutines. It is the time after which Flink's web UI asks again.
+const dumpAge = refresh * time.Millisecond
 
 // threadDumps keep the newest dump. Goroutine safe.
 type threadDumps struct {
