@@ -36,7 +36,7 @@ type StageOverview struct {
 func (x *execution) overview() Overview {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	var o Overview
+	o := Overview{Stages: make([]StageOverview, 0, len(x.stages))}
 	for _, s := range x.stages {
 		so := StageOverview{
 			Name: s.name, Kind: "SideInput", InputWatermark: s.inputWM, OutputWatermark: s.outputWM,

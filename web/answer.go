@@ -82,8 +82,9 @@ func (h *Handler) answer(w http.ResponseWriter, code int, body any) {
 
 // send tells the length, so that net/http sends the answer in one piece.
 func (h *Handler) send(w http.ResponseWriter, code int, e encoded) {
-	header, values := w.Header(), []string{"nosniff", "no-store", e.contentType, strconv.Itoa(len(e.data))} // one piece of memory
-	for k, name := range [...]string{"X-Content-Type-Options", "Cache-Control", "Content-Type", "Content-Length"} { // as Header.Set has them
+	// As Header.Set has them, in one piece of memory.
+	header, values := w.Header(), []string{"nosniff", "no-store", e.contentType, strconv.Itoa(len(e.data))}
+	for k, name := range [...]string{"X-Content-Type-Options", "Cache-Control", "Content-Type", "Content-Length"} {
 		header[name] = values[k : k+1 : k+1]
 	}
 	hurry(w)

@@ -88,6 +88,23 @@ func TestShared(t *testing.T) {
 	}
 }
 
+// TestSharedRoutes: every call says whether its answers are shared.
+func TestSharedRoutes(t *testing.T) {
+	var own []string
+	for _, rt := range newTestHandler(t, example(time.Now()), nil).routes() {
+		switch {
+		case rt.shared && (rt.changes || rt.upload || rt.method != http.MethodGet || rt.status != http.StatusOK):
+			t.Errorf("answers of %s %s are shared", rt.method, rt.path)
+		case !rt.shared && !rt.changes:
+			own = append(own, rt.path)
+		}
+	}
+	want := "/jobs/{job}/checkpoints/{trigger} /jobs/{job}/savepoints/{trigger} /savepoint-disposal/{trigger}"
+	if got := strings.Join(own, " "); got != want {
+		t.Errorf("not shared: %s, want %s", got, want)
+	}
+}
+
 // TestSharedAnswersAreGuarded: who may not ask is not given what others have asked for.
 func TestSharedAnswersAreGuarded(t *testing.T) {
 	h := newTestHandler(t, example(time.Now()), func(c *Config) { c.Token, c.ReadOnly, c.Hosts = "t", true, []string{"here"} })
