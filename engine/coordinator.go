@@ -315,9 +315,6 @@ func (c *coordinator) complete(ctx context.Context, cut *cutting, trigger checkp
 				if err := cut.snap.write(cut.dir); err != nil {
 					return nil, err
 				}
-				if err := c.x.db.SyncCut(filepath.Join(cut.dir, stateSubdir)); err != nil {
-					return nil, err
-				}
 				cut.snap.release()
 				written = true
 			}
