@@ -153,10 +153,10 @@ func (x *execution) commit(w *work) error {
 		f()
 	}
 	w.account(emitted)
-	marker := w.measured()
+	slot, marker := w.slot%x.cfg.Slots, w.measured()
 	x.release(w)
 	x.mu.Unlock()
-	w.stage.latency.record(w.slot%x.cfg.Slots, marker)
+	w.stage.latency.record(slot, marker)
 	if w.result != nil {
 		x.count(w, true)
 		if w.result.RequiresFinalization {

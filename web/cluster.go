@@ -88,6 +88,8 @@ type Job interface {
 	Harnesses() []Harness
 	// StateSize estimates the bytes of the stage's state in files; false: not known, or the job does not run.
 	StateSize(stage string) (int64, bool)
+	// Latencies are those to a stage, or to all stages if it is ""; none unless the job runs.
+	Latencies(stage string) []Latency
 
 	// Cancel ends the job at once. It does not wait.
 	Cancel()

@@ -46,6 +46,8 @@ type figuresJSON struct {
 	StateSize maybe    `json:"state"` // bytes in files
 	MemTables maybe    `json:"memtables"`
 	Subtasks  []numRow `json:"subtasks"`
+
+	Latency []latencyJSON `json:"latency"`
 }
 
 // subtaskRow of a slot: records in and out a second; busy and back-pressured shares; records and bytes that wait; records
@@ -77,7 +79,7 @@ func (v *stageView) update(now time.Time) error {
 	m, _ := v.h.memory()
 	figures := figuresJSON{
 		T: "figures", Row: row(s, l.rates[k]), Bundles: s.Bundles, Splits: s.Splits, StateSize: v.size,
-		MemTables: known(m.MemTables), Subtasks: []numRow{},
+		MemTables: known(m.MemTables), Subtasks: []numRow{}, Latency: liveLatencies(j.Latencies(s.Name)),
 	}
 	for n, r := range v.subtaskRates(i, stages, k, now) {
 		figures.Subtasks = append(figures.Subtasks, subtaskRow(s.Subtasks[n], r))

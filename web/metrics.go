@@ -51,9 +51,13 @@ func metrics(r *http.Request, all []measure) []metricJSON {
 		}
 		return out
 	}
+	values := make(map[string]string, len(all))
+	for _, m := range all {
+		values[m.id] = m.value
+	}
 	for _, name := range get {
-		if k := slices.IndexFunc(all, func(m measure) bool { return m.id == name }); k >= 0 {
-			out = append(out, metricJSON{ID: name, Value: all[k].value})
+		if v, ok := values[name]; ok {
+			out = append(out, metricJSON{ID: name, Value: v})
 		}
 	}
 	return out

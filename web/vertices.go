@@ -441,10 +441,15 @@ func (h *Handler) jobMetrics(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return metrics(r, jobMetrics(i, j.Checkpoints(), time.Now())), nil
+	all := jobMetrics(i, j.Checkpoints(), time.Now())
+	if asksLatency(r) {
+		all = append(all, h.latencies(j, i)...)
+	}
+	return metrics(r, all), nil
 }
 
-// allJobMetrics aggregates over all jobs, or those that the parameter jobs names.
+// allJobMetrics aggregates over all jobs, or those that the parameter jobs names; not latencies, which mean something in one job
+// only.
 func (h *Handler) allJobMetrics(r *http.Request) (any, error) {
 	only := list(r, "jobs")
 	for _, id := range only {

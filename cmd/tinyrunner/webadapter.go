@@ -308,6 +308,19 @@ func (j webJob) StateSize(stage string) (int64, bool) {
 	return n, err == nil
 }
 
+// Latencies are those that the stages measure.
+func (j webJob) Latencies(stage string) []web.Latency {
+	var out []web.Latency
+	for _, l := range j.Job.Latencies(stage) {
+		w := web.Latency{Source: l.Source, Stage: l.Stage, Total: web.Durations(l.Total), Observed: l.Observed, Sum: l.Sum}
+		for _, d := range l.Slots {
+			w.Slots = append(w.Slots, web.Durations(d))
+		}
+		out = append(out, w)
+	}
+	return out
+}
+
 // Checkpoint makes a checkpoint, and a savepoint of it if there is a location.
 func (j webJob) Checkpoint(ctx context.Context, savepoint string) (int64, error) {
 	i, err := j.Job.Checkpoint(ctx, savepoint)

@@ -46,6 +46,8 @@ function view({ job, stage, figures, history, harnesses, now }, charts, metrics)
       h("p", { class: "crumbs" }, h("a", { href: jobLink(job.id) }, "\u2190 Graph"), " / stage"),
       h("h2", {}, first, " ", h("small", {}, kinds[stage.kind] || stage.kind)), rest && h("p", { class: "mono muted path" }, rest),
       h("p", { class: "neighbours" }, links("Reads from", job, stage.inputs), links("Feeds", job, stage.outputs))),
+    figures.latency.length > 0 && h("p", { class: "latency", "data-key": "latency", title: "Of bundles of the last one to two minutes, from when their oldest record entered the job to their commit. Records that waited in windows or state are not among them." },
+      figures.latency.map((l) => h("span", {}, "Latency from ", h("a", { href: stageLink(job.id, l.source.id), title: l.source.name }, f.split(l.source.name)[0]), `: p50 ${f.span(l.p50)} / p99 ${f.span(l.p99)}`))),
     h("dl", { class: "tiles", "data-key": "tiles" },
       tile("Records in", stage.inputs.length ? f.rate(r[IN]) : f.NONE, stage.inputs.length ? `${f.whole(r[TOTAL_IN])} so far, ${f.byteRate(r[BYTES_IN])}` : "it is a root"),
       tile("Records out", f.rate(r[OUT]), `${f.whole(r[TOTAL_OUT])} so far, ${f.byteRate(r[BYTES_OUT])}`),
