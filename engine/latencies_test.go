@@ -75,7 +75,9 @@ func TestMarkers(t *testing.T) {
 		return n
 	}
 	// The watermark of the log is at 59: the window up to 40 has fired, for each of 4 keys.
-	if !until(func() bool { return count("each") == 60 && count("sums") == 4 && len(job.Latencies(stageOf(t, job, "each"))) > 0 }) {
+	if !until(func() bool {
+		return count("each") == 60 && count("sums") == 4 && len(job.Latencies(stageOf(t, job, "each"))) > 0
+	}) {
 		t.Errorf("%d and %d outputs", count("each"), count("sums"))
 	}
 	got := hasLatency(job)
@@ -110,8 +112,9 @@ func TestMarkers(t *testing.T) {
 }
 
 // TestMarkersOfSplittable: what an unbounded splittable DoFn reads enters the job there and not at the Impulse, which is long
-// ago.
+// ago. The stages before it end while it goes on.
 func TestMarkersOfSplittable(t *testing.T) {
+	began := time.Now()
 	r := newRig(t, calm())
 	p, s := beam.NewPipelineWithRoot()
 	start := beam.ParDo(s, &origin{Elems: []datum{{K: "k"}}}, beam.Impulse(s))
@@ -125,6 +128,11 @@ func TestMarkersOfSplittable(t *testing.T) {
 	got := job.Latencies(stageOf(t, job, "last"))
 	if len(got) != 1 || got[0].Source != read || got[0].Observed < 2 {
 		t.Errorf("latencies of the last stage: %+v, want some from %s", got, read)
+	}
+	for _, s := range job.Overview().Stages {
+		if over := strings.Contains(s.Name, "Impulse") || strings.Contains(s.Name, "origin"); over != (s.Ended.After(began) && s.Ended.Before(time.Now())) || over == s.Ended.IsZero() {
+			t.Errorf("%s ended at %v", s.Name, s.Ended)
+		}
 	}
 	job.Cancel()
 	wantState(t, job, jobpb.JobState_CANCELLED)

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/tinyrunner/tinyrunner/engine/coder"
 	"github.com/tinyrunner/tinyrunner/engine/flow"
@@ -77,6 +78,9 @@ func (x *execution) load(dir string) (missing []string, err error) {
 func (x *execution) loadStage(s *stage, m stageMeta, in io.Reader) error {
 	if s != nil {
 		s.inputWM, s.outputWM = m.InputWatermark, m.OutputWatermark
+		if m.Ended != 0 {
+			s.ended = time.UnixMilli(m.Ended)
+		}
 		if op, ok := s.op.(saver); ok && m.Operator != nil {
 			if err := op.load(m.Operator); err != nil {
 				return err

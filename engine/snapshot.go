@@ -49,6 +49,7 @@ type stageMeta struct {
 	OutputWatermark int64           `json:"output_watermark"`
 	Operator        json.RawMessage `json:"operator,omitempty"` // by the operator's save
 	Blocks          int             `json:"blocks,omitempty"`   // of this stage in the file of blocks
+	Ended           int64           `json:"ended,omitempty"`    // when it had finished, ms since the epoch; 0: it had not
 }
 
 // saver is an operator that remembers something outside the state database.
@@ -70,6 +71,9 @@ func (x *execution) snapshot() (*snapshot, error) {
 	snap := &snapshot{meta: executionMeta{Version: metaVersion, NextID: x.nextID, Draining: x.draining}}
 	for _, s := range x.stages {
 		m := stageMeta{Name: s.name, InputWatermark: s.inputWM, OutputWatermark: s.outputWM}
+		if !s.ended.IsZero() {
+			m.Ended = s.ended.UnixMilli()
+		}
 		if op, ok := s.op.(saver); ok {
 			v, err := op.save()
 			if err == nil {

@@ -90,6 +90,7 @@ type stage struct {
 	dirty     bool           // watermarks must be computed again
 	inputWM   int64
 	outputWM  int64
+	ended     time.Time // when it had finished; zero: it has not
 	stats     stats
 	usage     usage
 }

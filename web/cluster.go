@@ -134,8 +134,8 @@ type Stage struct {
 	Transforms []string
 	// Environment is the id of the environment whose harnesses run the stage; "": the runner does.
 	Environment string
-	// Finished: the stage has nothing to do and never will have.
-	Finished                        bool
+	// Ended is when the stage had finished: it has nothing to do and never will have. Zero: it has not.
+	Ended                           time.Time
 	InputWatermark, OutputWatermark int64 // ms since the epoch; MinWatermark, MaxWatermark
 	Total                           Counters
 	Bundles, FailedBundles          int64
@@ -143,6 +143,8 @@ type Stage struct {
 	// Subtasks, by slot. They may sum up to less than Total when the job was rescaled.
 	Subtasks []Subtask
 }
+
+func (s Stage) finished() bool { return !s.Ended.IsZero() }
 
 // Watermarks that stand for no time.
 const (
@@ -269,7 +271,7 @@ func terminal(state string) bool {
 // taskState is the state of a stage, as Flink's ExecutionState names it.
 func taskState(i Info, s Stage) string {
 	switch state := flinkState(i.state()); {
-	case state == "FINISHED", s.Finished:
+	case state == "FINISHED", s.finished():
 		return "FINISHED"
 	case state == "FAILED", state == "SUSPENDED": // the job took its stages with it
 		return "CANCELED"

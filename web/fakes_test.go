@@ -207,7 +207,7 @@ func example(now time.Time) *fakeCluster {
 				at(jobpb.JobState_STARTING, time.Hour), at(jobpb.JobState_RUNNING, time.Hour-time.Second), at(s, time.Minute),
 			}},
 			stages: []Stage{
-				{Name: "Impulse", Kind: "Impulse", Total: Counters{RecordsOut: 1, BytesOut: 3}, Finished: true},
+				{Name: "Impulse", Kind: "Impulse", Total: Counters{RecordsOut: 1, BytesOut: 3}, Ended: now.Add(-30 * time.Minute)},
 				{Name: "Work", Kind: "User", Total: Counters{RecordsIn: 1, BytesIn: 3}, Inputs: []Input{{Stage: "Impulse"}}},
 			},
 		}

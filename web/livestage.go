@@ -28,6 +28,9 @@ type liveStageJSON struct {
 	Transforms  []string   `json:"transforms"` // unique names
 	Inputs      []linkJSON `json:"inputs"`
 	Outputs     []linkJSON `json:"outputs"`
+	// Of a stage that has finished, ms since the epoch and ms.
+	Ended int64 `json:"ended,omitempty"`
+	Took  int64 `json:"took,omitempty"`
 }
 
 // linkJSON is a neighbour of a stage.
@@ -85,7 +88,7 @@ func (v *stageView) update(now time.Time) error {
 		figures.Subtasks = append(figures.Subtasks, subtaskRow(s.Subtasks[n], r))
 	}
 	harnesses := v.h.harnesses([]Job{j})
-	return v.set(clock(now), l.shown, liveStage(j, stages, k), figures, v.h.history.stage(i.ID, s.Name),
+	return v.set(clock(now), l.shown, liveStage(j, i, stages, k, now), figures, v.h.history.stage(i.ID, s.Name),
 		harnessesJSON{T: "harnesses", List: slices.DeleteFunc(harnesses, func(h liveHarnessJSON) bool { return h.Environment != s.Environment })})
 }
 
@@ -105,11 +108,14 @@ func (v *stageView) subtaskRates(i Info, stages []Stage, k int, now time.Time) [
 	return v.h.meter.rates(i, stages, now)[k].subtasks
 }
 
-func liveStage(j Job, stages []Stage, k int) liveStageJSON {
+func liveStage(j Job, i Info, stages []Stage, k int, now time.Time) liveStageJSON {
 	s := stages[k]
 	out := liveStageJSON{
 		T: "stage", ID: hexID(s.Name), Name: s.Name, Kind: s.Kind, Environment: s.Environment,
 		Transforms: []string{}, Inputs: []linkJSON{}, Outputs: []linkJSON{},
+	}
+	if s.finished() {
+		_, out.Ended, out.Took = s.times(i, now)
 	}
 	for _, id := range s.Transforms {
 		out.Transforms = append(out.Transforms, j.Transform(id))

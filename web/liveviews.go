@@ -216,7 +216,7 @@ func row(s Stage, r Rates) numRow {
 		bytes += t.QueuedBytes
 		running += t.Running
 	}
-	if s.Finished {
+	if s.finished() {
 		finished = 1
 	}
 	return numRow{

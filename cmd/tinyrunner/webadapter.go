@@ -189,8 +189,7 @@ func (j webJob) Stages() []web.Stage {
 
 func webStage(s engine.StageOverview) web.Stage {
 	w := web.Stage{
-		Name: s.Name, Kind: s.Kind,
-		Finished:       s.OutputWatermark >= coder.MaxTimestamp && s.QueuedElements == 0 && s.RunningBundles == 0,
+		Name: s.Name, Kind: s.Kind, Ended: s.Ended,
 		InputWatermark: watermark(s.InputWatermark), OutputWatermark: watermark(s.OutputWatermark),
 		Total:   web.Counters{RecordsIn: s.ElementsIn, RecordsOut: s.ElementsOut, BytesIn: s.BytesIn, BytesOut: s.BytesOut, Busy: s.Busy},
 		Bundles: s.Bundles, FailedBundles: s.FailedBundles, Splits: s.Splits, DroppedLate: s.DroppedLate,

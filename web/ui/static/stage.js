@@ -44,7 +44,7 @@ function view({ job, stage, figures, history, harnesses, now }, charts, metrics)
     jobHead(job, now, "graph"),
     h("section", { class: "stagehead", "data-key": "stagehead" },
       h("p", { class: "crumbs" }, h("a", { href: jobLink(job.id) }, "\u2190 Graph"), " / stage"),
-      h("h2", {}, first, " ", h("small", {}, kinds[stage.kind] || stage.kind)), rest && h("p", { class: "mono muted path" }, rest),
+      h("h2", {}, first, " ", h("small", {}, kinds[stage.kind] || stage.kind, stage.ended && `, finished at ${f.time(stage.ended)} after ${f.span(stage.took)}`)), rest && h("p", { class: "mono muted path" }, rest),
       h("p", { class: "neighbours" }, links("Reads from", job, stage.inputs), links("Feeds", job, stage.outputs))),
     figures.latency.length > 0 && h("p", { class: "latency", "data-key": "latency", title: "Of bundles of the last one to two minutes, from when their oldest record entered the job to their commit. Records that waited in windows or state are not among them." },
       figures.latency.map((l) => h("span", {}, "Latency from ", h("a", { href: stageLink(job.id, l.source.id), title: l.source.name }, f.split(l.source.name)[0]), `: p50 ${f.span(l.p50)} / p99 ${f.span(l.p99)}`))),
