@@ -22,6 +22,7 @@ import (
 type snapshot struct {
 	meta   executionMeta
 	blocks []savedBlock // in the order of meta.Stages
+	sizes  []int64      // bytes of blocks, by stage, as of measure
 }
 
 // Files of a snapshot in the directory of a cut, beside those of the state database.
@@ -126,6 +127,22 @@ func (s *stage) inflight() []savedBlock {
 		out = append(out, savedBlock{block: d.block, due: d.due, truncated: d.truncated})
 	}
 	return out
+}
+
+// measure adds up the sizes of blocks. REQUIRES: they were not released.
+func (snap *snapshot) measure() (elements int, bytes int64) {
+	k := 0
+	for _, m := range snap.meta.Stages {
+		size := int64(0)
+		for range m.Blocks {
+			size += snap.blocks[k].block.Size()
+			elements += snap.blocks[k].block.Len()
+			k++
+		}
+		snap.sizes = append(snap.sizes, size)
+		bytes += size
+	}
+	return elements, bytes
 }
 
 // release gives the references back.

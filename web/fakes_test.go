@@ -233,7 +233,8 @@ func words(c *fakeCluster, now time.Time) *fakeJob {
 	}
 	done := Checkpoint{
 		ID: 3, Status: "COMPLETED", Started: now.Add(-4 * time.Second), Ended: now.Add(-3900 * time.Millisecond), Pause: 2 * time.Millisecond,
-		Size: 5000, Uploaded: 1000, InFlight: 10,
+		Size: 5000, Uploaded: 1000, InFlight: 10, InFlightBytes: 200,
+		Stages: []StageCheckpoint{{Stage: "Read", State: 40}, {Stage: "Group", State: 3000, InFlight: 200}},
 	}
 	saved := done
 	saved.ID, saved.Savepoint = 2, "s3://b/sp"

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// sizeAge is how old an estimate of a stage's state may become: it looks at the index of the state's files.
+// sizeAge is how old the size of a stage's state may become: it is counted entry by entry.
 const sizeAge = 10 * time.Second
 
 // stageView is one stage of a job.
@@ -46,8 +46,7 @@ type figuresJSON struct {
 	Row       numRow   `json:"row"`
 	Bundles   int64    `json:"bundles"`
 	Splits    int64    `json:"splits"`
-	StateSize maybe    `json:"state"` // bytes in files
-	MemTables maybe    `json:"memtables"`
+	StateSize maybe    `json:"state"` // bytes of keys and values
 	Subtasks  []numRow `json:"subtasks"`
 
 	Latency []latencyJSON `json:"latency"`
@@ -79,10 +78,9 @@ func (v *stageView) update(now time.Time) error {
 			v.size = known(n)
 		}
 	}
-	m, _ := v.h.memory()
 	figures := figuresJSON{
 		T: "figures", Row: row(s, l.rates[k]), Bundles: s.Bundles, Splits: s.Splits, StateSize: v.size,
-		MemTables: known(m.MemTables), Subtasks: []numRow{}, Latency: liveLatencies(j.Latencies(s.Name)),
+		Subtasks: []numRow{}, Latency: liveLatencies(j.Latencies(s.Name)),
 	}
 	for n, r := range v.subtaskRates(i, stages, k, now) {
 		figures.Subtasks = append(figures.Subtasks, subtaskRow(s.Subtasks[n], r))

@@ -234,7 +234,7 @@ func jobMetrics(i Info, c Checkpoints, now time.Time) []measure {
 		{"numberOfCompletedCheckpoints", count(c.Completed)}, {"numberOfFailedCheckpoints", count(c.Failed)},
 		{"numberOfInProgressCheckpoints", count(c.InProgress)}, {"totalNumberOfCheckpoints", count(c.Total)},
 	}
-	last := Checkpoint{ID: -1, Size: -1, Uploaded: -1}
+	last := Checkpoint{ID: -1, Size: -1, Uploaded: -1, InFlightBytes: -1}
 	duration := int64(-1)
 	if p := c.newest(); p != nil {
 		last = *p
@@ -246,6 +246,6 @@ func jobMetrics(i Info, c Checkpoints, now time.Time) []measure {
 	}
 	return append(out, measure{"lastCompletedCheckpointId", count(last.ID)}, measure{"lastCheckpointDuration", count(duration)},
 		measure{"lastCheckpointSize", count(last.Uploaded)}, measure{"lastCheckpointFullSize", count(last.Size)},
-		measure{"lastCheckpointProcessedData", "0"}, measure{"lastCheckpointPersistedData", "0"},
+		measure{"lastCheckpointProcessedData", "0"}, measure{"lastCheckpointPersistedData", count(last.InFlightBytes)},
 		measure{"lastCheckpointExternalPath", externalPath(last)}, measure{"lastCheckpointRestoreTimestamp", count(restored)})
 }

@@ -267,10 +267,14 @@ func (j webJob) Checkpoints() web.Checkpoints {
 }
 
 func webCheckpoint(i engine.CheckpointInfo) web.Checkpoint {
-	return web.Checkpoint{
+	out := web.Checkpoint{
 		ID: i.ID, Status: string(i.Status), Started: i.Started, Ended: i.Ended, Restored: i.Restored, Pause: i.Pause,
-		Size: i.Size, Uploaded: i.Uploaded, InFlight: i.InFlight, Savepoint: i.Savepoint, Error: i.Error,
+		Size: i.Size, Uploaded: i.Uploaded, InFlight: i.InFlight, InFlightBytes: i.InFlightBytes, Savepoint: i.Savepoint, Error: i.Error,
 	}
+	for _, s := range i.Stages {
+		out.Stages = append(out.Stages, web.StageCheckpoint{Stage: s.Name, State: s.State, InFlight: s.InFlight})
+	}
+	return out
 }
 
 // Transform is the name that the pipeline gives to a transform.
@@ -301,7 +305,7 @@ func (j webJob) Harnesses() []web.Harness {
 	return out
 }
 
-// StateSize estimates what of the state's files belongs to a stage.
+// StateSize tells how large the state of a stage is.
 func (j webJob) StateSize(stage string) (int64, bool) {
 	n, err := j.Job.StateSize(stage)
 	return n, err == nil

@@ -55,7 +55,7 @@ function view({ job, stage, figures, history, harnesses, now }, charts, metrics)
       tile("Back pressure", over ? f.NONE : f.percent(r[BP]), over ? "" : f.pressure(r[BP]).toUpperCase(), "p-" + f.pressure(r[BP])),
       tile("Watermark lag", r[WM_OUT] >= f.END ? "end of input" : lag === null ? "none yet" : f.lag(lag), `in ${f.watermark(r[WM_IN])}, out ${f.watermark(r[WM_OUT])}`),
       tile("Queued", f.count(r[QUEUED]), `${f.bytes(r[QUEUED_BYTES])}, ${f.count(r[LATE])} dropped late`),
-      tile("State", f.bytes(figures.state), figures.state === null ? "not known" : "in files, estimated", "", figures.memtables ? `Not counted: what is in memtables, ${f.bytes(figures.memtables)} for all stages of all jobs` : undefined),
+      tile("State", f.bytes(figures.state), figures.state === null ? "not known" : "keys and values", "", "Looked at every 10 s. Of a large state only a part each time: then it is an estimate, and may be some minutes old."),
       tile("Bundles", f.count(figures.bundles), `${f.count(r[FAILED])} failed, ${f.count(figures.splits)} splits`, r[FAILED] > 0 ? "hot" : "")),
     h("section", { class: "charts", "data-key": "charts", "aria-label": "Last 15 minutes" }, charts.filter((c) => c.title !== "Outside" || withOutside).map((c) => c.holder())),
     h("h2", { "data-key": "h-sub" }, "Subtasks"),
