@@ -160,7 +160,8 @@ type cutting struct {
 	stable    map[*stage][]int // elements by queue that were there
 	pause     time.Duration
 	tokens    []checkpoint.Participant
-	elements  int // on their way
+	elements  int   // on their way
+	bytes     int64 // of these
 	slots     int
 }
 
@@ -181,7 +182,7 @@ func (c *coordinator) checkpoint(ctx context.Context, r *checkpointRequest) erro
 		r.err = err
 		return nil
 	}
-	d.update(func(i *CheckpointInfo) { i.Pause, i.InFlight = cut.pause, cut.elements })
+	d.update(func(i *CheckpointInfo) { i.Pause, i.InFlight, i.InFlightBytes = cut.pause, cut.elements, cut.bytes })
 	m, err := c.complete(ctx, cut, r.trigger)
 	if errors.Is(context.Cause(ctx), errCancelled) && err != nil {
 		cut.abort()
@@ -190,7 +191,13 @@ func (c *coordinator) checkpoint(ctx context.Context, r *checkpointRequest) erro
 		d.update(func(i *CheckpointInfo) { i.Status, i.Error = CheckpointFailed, err.Error() })
 		return fmt.Errorf("checkpoint %d: %w", id, err)
 	}
-	d.update(func(i *CheckpointInfo) { i.Status, i.Size, i.Uploaded = CheckpointCompleted, m.Bytes, m.Uploaded })
+	sizes, err := c.x.sizes.all()
+	if err != nil {
+		d.log.Warn("a checkpoint does not tell the sizes of stages", "checkpoint", id, "error", err)
+	}
+	d.update(func(i *CheckpointInfo) {
+		i.Status, i.Size, i.Uploaded, i.Stages = CheckpointCompleted, m.Bytes, m.Uploaded, cut.parts(sizes)
+	})
 	if err := c.finish(ctx, cut); err != nil {
 		return fmt.Errorf("checkpoint %d: %w", id, err)
 	}
@@ -223,6 +230,7 @@ func (c *coordinator) cut(ctx context.Context, id int64) (*cutting, error) {
 	if err != nil {
 		return nil, err
 	}
+	cut.elements, cut.bytes = cut.snap.measure()
 	err = point.Finish(ctx, filepath.Join(cut.dir, stateSubdir))
 	if err == nil {
 		return cut, nil
@@ -258,9 +266,6 @@ func (c *coordinator) instant(cut *cutting) (_ *state.CutPoint, err error) {
 		return nil, err
 	}
 	cut.slots = x.cfg.Slots
-	for _, b := range cut.snap.blocks {
-		cut.elements += b.block.Len()
-	}
 	for _, s := range x.stages {
 		if err := cut.take(s); err != nil {
 			cut.snap.release()
@@ -313,9 +318,6 @@ func (c *coordinator) complete(ctx context.Context, cut *cutting, trigger checkp
 		m, err := func() (*checkpoint.Manifest, error) {
 			if !written {
 				if err := cut.snap.write(cut.dir); err != nil {
-					return nil, err
-				}
-				if err := c.x.db.SyncCut(filepath.Join(cut.dir, stateSubdir)); err != nil {
 					return nil, err
 				}
 				cut.snap.release()

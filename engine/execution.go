@@ -28,6 +28,7 @@ type execution struct {
 	stages []*stage // topological order: producers before consumers
 	colls  map[string]*collection
 
+	sizes   *stageSizes
 	durable *durable     // nil: the job lives and dies with the process
 	coord   *coordinator // makes its checkpoints; set before the first work
 
@@ -69,6 +70,7 @@ func newExecution(cfg Config, j *Job, db *state.DB) (*execution, error) {
 			return x, fmt.Errorf("prepare stage %s: %w", ps.Name, err)
 		}
 	}
+	x.sizes = newStageSizes(x)
 	return x, nil
 }
 

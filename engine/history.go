@@ -28,14 +28,26 @@ type CheckpointInfo struct {
 	Pause time.Duration
 	// Size is the bytes of all its files, Uploaded of those that the store did not have.
 	Size, Uploaded int64
-	// InFlight is the number of elements on their way between stages.
-	InFlight int
+	// InFlight is the number of elements on their way between stages, InFlightBytes their size.
+	InFlight      int
+	InFlightBytes int64
+	// Stages are the parts of a completed one, in topological order. They must not be changed.
+	Stages []StageCheckpoint
 	// Savepoint is where the savepoint lies that was made of it; "" if none was.
 	Savepoint string
 	Error     string // of a failed one; of one in progress: why it was tried again
 
 	Restored    time.Time // set on the one that the job began from
 	RestoreTook time.Duration
+}
+
+// StageCheckpoint is the part of a stage in a checkpoint.
+type StageCheckpoint struct {
+	Name string // of the stage
+	// State is the bytes of the stage's state, as of Job.StateSize; -1: not known yet. It may be of an earlier checkpoint.
+	State int64
+	// InFlight is the bytes of elements on their way to the stage.
+	InFlight int64
 }
 
 // CheckpointCounts count checkpoints since the process took over the job.

@@ -1,9 +1,7 @@
 package engine
 
 import (
-	"fmt"
 	"maps"
-	"slices"
 	"strings"
 
 	"github.com/tinyrunner/tinyrunner/state"
@@ -32,20 +30,6 @@ func (j *Job) StateMetrics() (state.Metrics, bool) {
 		return state.Metrics{}, false
 	}
 	return x.db.Metrics(), true
-}
-
-// StateSize estimates how many bytes of the state's files belong to a stage: its user state or groups, its timers, and what
-// a source or a side input keeps. What is in memtables is not counted. A job that does not run has state.ErrClosed.
-func (j *Job) StateSize(name string) (int64, error) {
-	x := j.running()
-	if x == nil {
-		return 0, state.ErrClosed
-	}
-	k := slices.IndexFunc(x.stages, func(s *stage) bool { return s.name == name })
-	if k < 0 {
-		return 0, fmt.Errorf("job %s has no stage %q", j.ID(), name)
-	}
-	return x.db.Size(x.stages[k].owns, x.cfg.MaxParallelism)
 }
 
 // owns reports whether a cell of the state is the stage's, by its name.

@@ -19,7 +19,7 @@ var layers = [][]string{
 	{"engine/fnapi", "engine/goexec", "engine/userstate", "engine/kafka"},
 	{"engine/native", "engine/plan", "engine/window"},
 	{"engine/bundle", "engine/metric"},
-	{"engine/coder", "engine/flow", "checkpoint", "state"},
+	{"engine/coder", "engine/flow", "engine/latency", "checkpoint", "state"},
 	{"checkpoint/objstore", "engine/kafka/brokertest", "web/ui"},
 }
 

@@ -51,7 +51,7 @@ func (m *sdkMerger) Merge(windows [][]byte) ([]window.Merge, error) {
 	for _, w := range windows {
 		elem = append(elem, w...)
 	}
-	in, err := x.blockOf(elem, coder.MinTimestamp)
+	in, err := x.blockOf(elem, coder.MinTimestamp, flow.Marker{})
 	if err != nil {
 		return nil, fmt.Errorf("merge windows: %w", err)
 	}

@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/tinyrunner/tinyrunner/engine/bundle"
 	"github.com/tinyrunner/tinyrunner/engine/coder"
@@ -12,14 +13,16 @@ import (
 // outputs collects what one bundle emits: elements by output, routed to the slots of the consumers, and timers. It is the
 // bundle.Sink of the bundle. Calls come one at a time.
 type outputs struct {
-	stage  *stage
+	stage *stage
+	// marker is that of all that is emitted. Where records enter the job it has not entered before the first of them.
+	marker flow.Marker
 	ports  []*emission
 	timers map[bundle.TimerFamily]*timerStream
 }
 
 // emission is what a bundle emits into one collection.
 type emission struct {
-	x         *execution
+	out       *outputs
 	coll      *collection
 	truncated *stage          // set: goes back into this stage's own input, as truncated
 	tail      []byte          // of an element that the last chunk cut
@@ -41,10 +44,30 @@ type timerStream struct {
 
 func newOutputs(s *stage) *outputs {
 	o := &outputs{stage: s}
+	if s.enters {
+		o.marker.Source = s.number
+	}
 	for _, c := range s.outs {
-		o.ports = append(o.ports, &emission{x: s.x, coll: c})
+		o.ports = append(o.ports, &emission{out: o, coll: c})
 	}
 	return o
+}
+
+// continues sets the marker of the bundle's input, unless records enter the job here.
+func (o *outputs) continues(m flow.Marker) {
+	if !o.stage.enters {
+		o.marker = m
+	}
+}
+
+// builder makes a builder for an element that is about to be emitted.
+func (o *outputs) builder() *flow.Builder {
+	if o.marker.Source != 0 && o.marker.Entered == 0 {
+		o.marker.Entered = time.Now().UnixNano()
+	}
+	b := o.stage.x.cfg.Pool.NewBuilder()
+	b.Mark(o.marker)
+	return b
 }
 
 // size is how many bytes were emitted.
@@ -156,7 +179,7 @@ func (e *emission) add(elem []byte, ts int64, key []byte) error {
 	e.bytes += int64(len(elem))
 	if e.coll.plain {
 		if e.plain == nil {
-			e.plain = e.x.cfg.Pool.NewBuilder()
+			e.plain = e.out.builder()
 		}
 		if err := e.plain.Append(elem, ts); err != nil {
 			return err
@@ -166,21 +189,23 @@ func (e *emission) add(elem []byte, ts int64, key []byte) error {
 		return nil
 	}
 	if e.slots == nil {
-		e.slots = make([]*flow.Builder, e.x.cfg.Slots)
+		e.slots = make([]*flow.Builder, e.out.stage.x.cfg.Slots)
 	}
-	slot, _ := e.x.slotOf(key)
+	slot, _ := e.out.stage.x.slotOf(key)
 	if e.slots[slot] == nil {
-		e.slots[slot] = e.x.cfg.Pool.NewBuilder()
+		e.slots[slot] = e.out.builder()
 	}
 	return e.slots[slot].Append(elem, ts)
 }
 
-// emitBlocks takes the elements of a builder for each output. Where no consumer is keyed the blocks are taken as they are.
+// emitBlocks takes the elements of a builder for each output, with its marker. Where no consumer is keyed the blocks are taken
+// as they are.
 func (o *outputs) emitBlocks(b *flow.Builder) error {
 	blocks, err := b.Finish()
 	if err != nil {
 		return err
 	}
+	o.marker = flow.Oldest(blocks)
 	defer func() {
 		for _, k := range blocks {
 			k.Release()

@@ -25,6 +25,8 @@ type StageOverview struct {
 	Bundles, FailedBundles, Splits  int64
 	DroppedLate                     int64
 	Busy                            time.Duration // sum over bundles
+	// Ended is when the stage had finished: nothing is left to do, nor ever will be. Zero: it has not.
+	Ended time.Time
 	// Inputs are the stages whose output this one reads, by name; Keyed says that elements go where their key belongs.
 	Inputs []string
 	Keyed  bool
@@ -43,7 +45,7 @@ func (x *execution) overview() Overview {
 			QueuedElements: s.queued(), QueuedBytes: s.queuedBytes(), RunningBundles: len(s.active),
 			ElementsIn: s.stats.ElementsIn, ElementsOut: s.stats.ElementsOut, BytesIn: s.stats.BytesIn, BytesOut: s.stats.BytesOut,
 			Bundles: s.stats.Bundles, FailedBundles: s.stats.Failures, Splits: s.stats.Splits, DroppedLate: s.stats.Dropped,
-			Busy: s.stats.Busy, Backlog: -1, Keyed: s.keyed, Slots: s.slotOverviews(),
+			Busy: s.stats.Busy, Ended: s.ended, Backlog: -1, Keyed: s.keyed, Slots: s.slotOverviews(),
 		}
 		if s.in != nil {
 			for _, p := range s.in.producers {

@@ -160,7 +160,7 @@ func (s *stage) move(from *flow.Queue, to []*flow.Queue) error {
 		if err != nil {
 			return err
 		}
-		blocks, err := s.bySlot(data, b.MinTimestamp())
+		blocks, err := s.bySlot(data, b.MinTimestamp(), b.Marker())
 		if err != nil {
 			return err
 		}

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/tinyrunner/tinyrunner/engine/coder"
 	"github.com/tinyrunner/tinyrunner/engine/flow"
@@ -77,6 +78,9 @@ func (x *execution) load(dir string) (missing []string, err error) {
 func (x *execution) loadStage(s *stage, m stageMeta, in io.Reader) error {
 	if s != nil {
 		s.inputWM, s.outputWM = m.InputWatermark, m.OutputWatermark
+		if m.Ended != 0 {
+			s.ended = time.UnixMilli(m.Ended)
+		}
 		if op, ok := s.op.(saver); ok && m.Operator != nil {
 			if err := op.load(m.Operator); err != nil {
 				return err
@@ -103,7 +107,7 @@ func (s *stage) requeue(b rawBlock) error {
 	if s.in == nil {
 		return fmt.Errorf("%w: a stage without input has elements", errBlocks)
 	}
-	bySlot, err := s.bySlot(b.Data, b.min)
+	bySlot, err := s.bySlot(b.Data, b.min, flow.Marker{})
 	for slot, blocks := range bySlot {
 		for _, k := range blocks {
 			s.place(slot, k, b)
@@ -112,9 +116,9 @@ func (s *stage) requeue(b rawBlock) error {
 	return err
 }
 
-// bySlot makes blocks of elements for the slots they belong to; one that is not keyed has only slot 0. ts is the event time
-// of them all: the elements' own may be later, and for a residual it is the estimated watermark that counts.
-func (s *stage) bySlot(data flow.Data, ts int64) (blocks [][]*flow.Block, err error) {
+// bySlot makes blocks of elements, with a marker, for the slots they belong to; one that is not keyed has only slot 0. ts is the
+// event time of them all: the elements' own may be later, and for a residual it is the estimated watermark that counts.
+func (s *stage) bySlot(data flow.Data, ts int64, m flow.Marker) (blocks [][]*flow.Block, err error) {
 	builders := make([]*flow.Builder, len(s.queues))
 	defer func() {
 		for _, out := range builders {
@@ -138,6 +142,7 @@ func (s *stage) bySlot(data flow.Data, ts int64) (blocks [][]*flow.Block, err er
 		}
 		if builders[slot] == nil {
 			builders[slot] = s.x.cfg.Pool.NewBuilder()
+			builders[slot].Mark(m)
 		}
 		if err := builders[slot].Append(elem, ts); err != nil {
 			return nil, err

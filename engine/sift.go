@@ -23,7 +23,10 @@ const (
 // waits when one of the others says so.
 func (w *work) sift(judge func(end int64) verdict, later func([]*flow.Block)) error {
 	pool := w.stage.x.cfg.Pool
+	marker := flow.Oldest(w.blocks)
 	s := sieve{w: w, judge: judge, now: pool.NewBuilder(), later: pool.NewBuilder()}
+	s.now.Mark(marker)
+	s.later.Mark(marker)
 	err := s.blocks()
 	if err != nil || s.later.Len() == 0 && s.dropped == 0 {
 		s.now.Discard()

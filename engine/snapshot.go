@@ -22,6 +22,7 @@ import (
 type snapshot struct {
 	meta   executionMeta
 	blocks []savedBlock // in the order of meta.Stages
+	sizes  []int64      // bytes of blocks, by stage, as of measure
 }
 
 // Files of a snapshot in the directory of a cut, beside those of the state database.
@@ -49,6 +50,7 @@ type stageMeta struct {
 	OutputWatermark int64           `json:"output_watermark"`
 	Operator        json.RawMessage `json:"operator,omitempty"` // by the operator's save
 	Blocks          int             `json:"blocks,omitempty"`   // of this stage in the file of blocks
+	Ended           int64           `json:"ended,omitempty"`    // when it had finished, ms since the epoch; 0: it had not
 }
 
 // saver is an operator that remembers something outside the state database.
@@ -70,6 +72,9 @@ func (x *execution) snapshot() (*snapshot, error) {
 	snap := &snapshot{meta: executionMeta{Version: metaVersion, NextID: x.nextID, Draining: x.draining}}
 	for _, s := range x.stages {
 		m := stageMeta{Name: s.name, InputWatermark: s.inputWM, OutputWatermark: s.outputWM}
+		if !s.ended.IsZero() {
+			m.Ended = s.ended.UnixMilli()
+		}
 		if op, ok := s.op.(saver); ok {
 			v, err := op.save()
 			if err == nil {
@@ -122,6 +127,22 @@ func (s *stage) inflight() []savedBlock {
 		out = append(out, savedBlock{block: d.block, due: d.due, truncated: d.truncated})
 	}
 	return out
+}
+
+// measure adds up the sizes of blocks. REQUIRES: they were not released.
+func (snap *snapshot) measure() (elements int, bytes int64) {
+	k := 0
+	for _, m := range snap.meta.Stages {
+		size := int64(0)
+		for range m.Blocks {
+			size += snap.blocks[k].block.Size()
+			elements += snap.blocks[k].block.Len()
+			k++
+		}
+		snap.sizes = append(snap.sizes, size)
+		bytes += size
+	}
+	return elements, bytes
 }
 
 // release gives the references back.

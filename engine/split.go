@@ -76,7 +76,8 @@ func (x *execution) split(ctx context.Context, w *work, fraction float64) {
 // narrow applies a split to a work that has not been committed. REQUIRES: x.mu.
 func (w *work) narrow(sp *bundle.Split) error {
 	s := w.stage
-	rs, err := s.residualsOf(sp.Residuals, w.truncated)
+	marker := flow.Oldest(w.blocks)
+	rs, err := s.residualsOf(sp.Residuals, w.truncated, marker)
 	if err != nil {
 		return err
 	}
@@ -85,7 +86,7 @@ func (w *work) narrow(sp *bundle.Split) error {
 		return fmt.Errorf("split bundle of %s: %w", s.name, err)
 	}
 	for _, p := range sp.Primaries {
-		b, err := s.x.blockOf(p.GetElement(), w.minInput)
+		b, err := s.x.blockOf(p.GetElement(), w.minInput, marker)
 		if err != nil {
 			return fmt.Errorf("split bundle of %s: %w", s.name, err)
 		}
@@ -147,10 +148,10 @@ func (w *work) residuals() ([]residual, error) {
 	if w.result == nil {
 		return nil, nil
 	}
-	return w.stage.residualsOf(w.result.Residuals, w.truncated)
+	return w.stage.residualsOf(w.result.Residuals, w.truncated, flow.Oldest(w.blocks))
 }
 
-func (s *stage) residualsOf(roots []*fnpb.DelayedBundleApplication, truncated bool) ([]residual, error) {
+func (s *stage) residualsOf(roots []*fnpb.DelayedBundleApplication, truncated bool, marker flow.Marker) ([]residual, error) {
 	var rs []residual
 	for _, root := range roots {
 		app := root.GetApplication()
@@ -164,7 +165,7 @@ func (s *stage) residualsOf(roots []*fnpb.DelayedBundleApplication, truncated bo
 		for _, t := range app.GetOutputWatermarks() {
 			wm = min(wm, max(t.AsTime().UnixMilli(), coder.MinTimestamp))
 		}
-		block, err := s.x.blockOf(app.GetElement(), wm)
+		block, err := s.x.blockOf(app.GetElement(), wm, marker)
 		if err != nil {
 			return nil, fmt.Errorf("queue residual of %s: %w", s.name, err)
 		}
@@ -177,9 +178,10 @@ func (s *stage) residualsOf(roots []*fnpb.DelayedBundleApplication, truncated bo
 	return rs, nil
 }
 
-// blockOf makes a block of one element.
-func (x *execution) blockOf(elem []byte, ts int64) (*flow.Block, error) {
+// blockOf makes a block of one element, with a marker.
+func (x *execution) blockOf(elem []byte, ts int64, m flow.Marker) (*flow.Block, error) {
 	b := x.cfg.Pool.NewBuilder()
+	b.Mark(m)
 	if err := b.Append(elem, ts); err != nil {
 		return nil, err
 	}

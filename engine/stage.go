@@ -69,6 +69,11 @@ type stage struct {
 	in    *collection // nil for roots
 	outs  []*collection
 	keyed bool
+	// number is the stage's place in execution.stages, from 1. enters: records enter the job here, so latency counts from here.
+	number int32
+	enters bool
+	// latency is what its bundles measured.
+	latency latencies
 	// owner names timers and holds in the state; zero if the stage has none.
 	owner    state.Cell
 	hasOwner bool
@@ -85,6 +90,7 @@ type stage struct {
 	dirty     bool           // watermarks must be computed again
 	inputWM   int64
 	outputWM  int64
+	ended     time.Time // when it had finished; zero: it has not
 	stats     stats
 	usage     usage
 }
@@ -138,7 +144,9 @@ func (x *execution) link(s *stage, input string) {
 	s.busy = make([]bool, x.cfg.Slots)
 	if s.unbounded() {
 		s.busy = make([]bool, max(x.cfg.Slots, unboundedBundles))
+		s.enters = true
 	}
+	s.enters = s.enters || input == ""
 	s.active = make(map[*work]bool)
 	s.inputWM, s.outputWM, s.dirty = coder.MinTimestamp, coder.MinTimestamp, true
 	for _, c := range s.outs {
@@ -151,6 +159,7 @@ func (x *execution) link(s *stage, input string) {
 		s.in.plain = s.in.plain || !s.keyed
 	}
 	x.stages = append(x.stages, s)
+	s.number = int32(len(x.stages))
 }
 
 // groups are the key groups [from, to) of a slot, as Flink's KeyGroupRangeAssignment has them.

@@ -126,7 +126,7 @@ func (o *userOp) next(slot int) *work {
 	}
 	if w != nil && s.x.draining && s.plan.Truncate != nil {
 		w.kind = truncation
-		w.out = newTruncation(s)
+		w.out = newTruncation(w.out)
 	}
 	return w
 }
@@ -293,9 +293,12 @@ func (noState) Handle(_ context.Context, req *fnpb.StateRequest) *fnpb.StateResp
 	return &fnpb.StateResponse{Id: req.GetId(), Error: "the stage has no state and no side inputs"}
 }
 
-// newTruncation collects the output of a truncation: it goes back into the stage's own input.
-func newTruncation(s *stage) *outputs {
-	return &outputs{stage: s, ports: []*emission{{x: s.x, coll: &collection{Collection: s.in.Collection, consumers: nil, plain: true}, truncated: s}}}
+// newTruncation collects the output of a truncation, instead of that of the bundle: it goes back into the stage's own input.
+func newTruncation(instead *outputs) *outputs {
+	s := instead.stage
+	o := &outputs{stage: s, marker: instead.marker}
+	o.ports = []*emission{{out: o, coll: &collection{Collection: s.in.Collection, consumers: nil, plain: true}, truncated: s}}
+	return o
 }
 
 // server answers the bundle's state requests.

@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"time"
+
 	"github.com/tinyrunner/tinyrunner/engine/coder"
 	"github.com/tinyrunner/tinyrunner/state"
 )
@@ -46,6 +48,9 @@ func (x *execution) advance() {
 					t.dirty = true
 				}
 			}
+		}
+		if s.ended.IsZero() && s.finished() {
+			s.ended = time.Now()
 		}
 	}
 }

@@ -75,6 +75,7 @@ func (s *stage) take(slot int, q *flow.Queue, maxElements int) *work {
 	for _, b := range w.blocks {
 		w.minInput = min(w.minInput, b.MinTimestamp())
 	}
+	w.out.continues(flow.Oldest(w.blocks))
 	return w
 }
 
@@ -152,8 +153,10 @@ func (x *execution) commit(w *work) error {
 		f()
 	}
 	w.account(emitted)
+	slot, marker := w.slot%x.cfg.Slots, w.measured()
 	x.release(w)
 	x.mu.Unlock()
+	w.stage.latency.record(slot, marker)
 	if w.result != nil {
 		x.count(w, true)
 		if w.result.RequiresFinalization {

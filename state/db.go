@@ -35,7 +35,6 @@ type DB struct {
 	pdb      *pebble.DB
 	dir      string
 	fs       vfs.FS
-	synced   map[string]bool // tables that SyncCut has seen; its caller's
 	cache    *Cache
 	ownCache bool
 

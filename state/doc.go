@@ -23,13 +23,13 @@
 //
 // There is no write-ahead log: what is durable is a Cut, a hard-linked copy that Open takes. A database that is closed, or
 // whose process dies, holds whatever Pebble happened to flush. That is consistent but of no use to the engine, which goes
-// back to a Cut. Nothing waits for the disk, but SyncCut, which brings a Cut there.
+// back to a Cut. Nothing waits for the disk: what must outlive the machine is a copy of a Cut elsewhere.
 //
 // # Files
 //
 // Values of some size are not in the tables but in files beside them (Pebble's value separation), which a compaction does not
-// write again: of random updates, a checkpoint uploads about twice the bytes that were committed, where it was thirteen times, at
-// the price of a state that may take half as much again. Tables keep bloom filters of the user keys of a cell, so
+// write again: of random updates, a checkpoint uploads less than twice the bytes that were committed, where it was thirteen times,
+// at the price of a state that may take twice its size. Tables keep bloom filters of the user keys of a cell, so
 // that reading a value looks into the few tables that may have something of its key (comparer.go).
 //
 // # Memory

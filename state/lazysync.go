@@ -1,17 +1,9 @@
 package state
 
-import (
-	"errors"
-	"fmt"
-	"path/filepath"
-	"strings"
+import "github.com/cockroachdb/pebble/v2/vfs"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-)
-
-// lazySync is a file system that does not wait for the disk. A database that was not Cut is of no use after a crash, so only
-// the files of a Cut need be on the disk, and SyncCut sees to that when commits no longer wait. (A process that is killed
-// loses nothing that it wrote; only a machine does.)
+// lazySync is a file system that does not wait for the disk. A process that is killed loses nothing that it wrote; only a
+// machine does, and whoever trusts a Cut after that must look at its content.
 type lazySync struct{ vfs.FS }
 
 // lazyFile is a file whose syncs do nothing.
@@ -43,38 +35,3 @@ func (l lazySync) ReuseForWrite(from, to string, c vfs.DiskWriteCategory) (vfs.F
 func (l lazySync) OpenDir(name string) (vfs.File, error) { return lazy(l.FS.OpenDir(name)) }
 
 func (l lazySync) Unwrap() vfs.FS { return l.FS }
-
-// SyncCut waits until a Cut's files are on the disk. Tables that an earlier call has seen are not written again. One call
-// at a time.
-func (db *DB) SyncCut(dir string) error {
-	names, err := db.fs.List(dir)
-	if err != nil {
-		return fmt.Errorf("sync cut %s: %w", dir, err)
-	}
-	tables := make(map[string]bool, len(names))
-	for _, name := range names {
-		table := strings.HasSuffix(name, ".sst") || strings.HasSuffix(name, ".blob")
-		if table && db.synced[name] {
-			tables[name] = true
-			continue
-		}
-		if err := syncFile(db.fs.Open(filepath.Join(dir, name))); err != nil {
-			return fmt.Errorf("sync cut %s: file %s: %w", dir, name, err)
-		}
-		if table {
-			tables[name] = true
-		}
-	}
-	db.synced = tables
-	if err := syncFile(db.fs.OpenDir(dir)); err != nil {
-		return fmt.Errorf("sync cut %s: %w", dir, err)
-	}
-	return nil
-}
-
-func syncFile(f vfs.File, err error) error {
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
-}

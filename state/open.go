@@ -20,7 +20,7 @@ import (
 
 const (
 	defaultCacheBytes = 32 << 20
-	defaultMemTable   = 4 << 20
+	defaultMemTable   = 8 << 20
 
 	// format is written into every database. Change it when old databases can no longer be read.
 	format = "tinyrunner state 2"
@@ -31,15 +31,20 @@ const (
 	// Values from this size on are in files of their own: a compaction moves only keys, so that little is written again, and
 	// uploaded again by the next checkpoint.
 	separateValue = 256
-	// How many of these files a table may refer to in one place before a compaction collects its values again.
-	blobDepth = 400
+	// How many of these files a table may refer to in one place before a compaction collects all of its values again, which is
+	// most of the state at once: enough for 16 GB in files of a memtable's size.
+	blobDepth = 2000
 	// Share of these files that may be garbage. To collect costs as much again as (1-share)/share of what is written.
-	blobGarbage = 0.3
+	blobGarbage = 0.4
 	blobAge     = 10 * time.Second // before which nothing is collected
 
 	bloomBitsPerKey = 10 // 1 % false positives
 	blockSize       = 8 << 10
-	baseFileSize    = 4 << 20 // of level 0; doubles with each level
+	flushFileSize   = 32 << 20 // of level 0, values included: a flush makes one table, and one file of values
+	baseFileSize    = 8 << 20  // of the level that level 0 goes to; doubles with each level
+
+	// The list of tables is part of each Cut, with all its changes since it was last written afresh.
+	maxManifest = 1 << 20
 
 	epochShift = 40 // lower bits of a sequence count chunks, upper bits count how often the database was opened
 )
@@ -155,6 +160,7 @@ func (db *DB) pebbleOptions(opts Options) *pebble.Options {
 		// One compaction at a time, two when there is a debt: each needs buffers for its input and output blocks.
 		CompactionConcurrencyRange: func() (int, int) { return 1, 2 },
 		MaxOpenFiles:               openFiles(),
+		MaxManifestFileSize:        maxManifest,
 		Logger:                     pebbleLogger{opts.Logger},
 		EventListener:              db.listener(opts.Logger),
 	}
@@ -167,7 +173,7 @@ func (db *DB) pebbleOptions(opts Options) *pebble.Options {
 	o.Experimental.SpanPolicyFunc = func([]byte) (pebble.SpanPolicy, []byte, error) {
 		return pebble.SpanPolicy{DisableValueSeparationBySuffix: true}, nil, nil
 	}
-	o.TargetFileSizes[0] = baseFileSize
+	o.TargetFileSizes[0], o.TargetFileSizes[1] = flushFileSize, baseFileSize
 	for i := range o.Levels {
 		o.Levels[i].BlockSize = blockSize
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(bloomBitsPerKey)

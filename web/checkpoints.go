@@ -26,7 +26,7 @@ type checkpointCountsJSON struct {
 }
 
 // checkpointSummaryJSON are statistics over the completed checkpoints that are remembered. Nothing is aligned here, and no
-// data passes while a cut is made, so the last three are 0.
+// data passes while a cut is made, so both of these are 0. Persisted are the elements on their way between stages.
 type checkpointSummaryJSON struct {
 	CheckpointedSize quantilesJSON `json:"checkpointed_size"`
 	StateSize        quantilesJSON `json:"state_size"`
@@ -106,7 +106,9 @@ type checkpointJSON struct {
 	Failure  *string `json:"failure_message,omitempty"`
 }
 
-// taskCheckpointJSON is the part of a stage. Sizes are of the whole checkpoint only: -1.
+// taskCheckpointJSON is the part of a stage. The size of its state is that of keys and values (estimated if it is large), not of
+// files as that of the whole checkpoint, and has what was on its way to the stage in it, as Flink's has; -1: not known. What of it
+// was uploaded is known of the whole checkpoint only: -1.
 type taskCheckpointJSON struct {
 	ID               int64  `json:"id"`
 	Status           string `json:"status"`
@@ -134,7 +136,7 @@ func externalPath(c Checkpoint) string {
 func newCheckpoint(c Checkpoint, subtasks int) checkpointJSON {
 	out := checkpointJSON{
 		ClassName: "in_progress", ID: c.ID, Status: c.Status, IsSavepoint: c.Savepoint != "", Trigger: c.Started.UnixMilli(),
-		LatestAck: -1, CheckpointedSize: c.Uploaded, StateSize: c.Size, Duration: c.duration(time.Now()), Subtasks: subtasks,
+		LatestAck: -1, CheckpointedSize: c.Uploaded, StateSize: c.Size, Persisted: c.InFlightBytes, Duration: c.duration(time.Now()), Subtasks: subtasks,
 		Type: "UNALIGNED_CHECKPOINT", Tasks: map[string]taskCheckpointJSON{},
 	}
 	if out.IsSavepoint {
@@ -169,7 +171,7 @@ func (h *Handler) checkpoints(r *http.Request) (any, error) {
 		Counts:  checkpointCountsJSON{c.Restored, c.Total, c.InProgress, c.Completed, c.Failed},
 		History: []checkpointJSON{},
 	}
-	var size, uploaded, duration, none []int64
+	var size, uploaded, duration, persisted, none []int64
 	for _, p := range c.History {
 		p := newCheckpoint(p, subtasks)
 		out.History = append(out.History, p)
@@ -183,14 +185,14 @@ func (h *Handler) checkpoints(r *http.Request) (any, error) {
 		}
 		if p.Status == "COMPLETED" {
 			size, uploaded = append(size, p.StateSize), append(uploaded, p.CheckpointedSize)
-			duration, none = append(duration, p.Duration), append(none, 0)
+			duration, persisted, none = append(duration, p.Duration), append(persisted, p.Persisted), append(none, 0)
 		}
 	}
 	if p := c.LatestRestored; p != nil {
 		out.Latest.Restored = &restoredJSON{ID: p.ID, At: p.Restored.UnixMilli(), IsSavepoint: p.Savepoint != "", ExternalPath: externalPath(*p)}
 	}
 	out.Summary = checkpointSummaryJSON{
-		quantiles(uploaded), quantiles(size), quantiles(duration), quantiles(none), quantiles(none), quantiles(none),
+		quantiles(uploaded), quantiles(size), quantiles(duration), quantiles(none), quantiles(none), quantiles(persisted),
 	}
 	return out, nil
 }
@@ -260,12 +262,18 @@ func (h *Handler) checkpoint(r *http.Request) (Job, Info, Checkpoint, error) {
 	return nil, Info{}, Checkpoint{}, missing("Checkpoint %d not found: only the newest ones are remembered", id)
 }
 
-func newTaskCheckpoint(c Checkpoint, slots int) taskCheckpointJSON {
+func newTaskCheckpoint(c Checkpoint, stage string, slots int) taskCheckpointJSON {
 	out := taskCheckpointJSON{
 		ID: c.ID, Status: c.Status, LatestAck: -1, CheckpointedSize: -1, StateSize: -1, Duration: c.duration(time.Now()), Subtasks: slots,
 	}
 	if c.Status == "COMPLETED" {
 		out.LatestAck, out.Acknowledged = c.Ended.UnixMilli(), slots
+	}
+	if s, ok := c.stage(stage); ok {
+		out.Persisted = s.InFlight
+		if s.State >= 0 {
+			out.StateSize = s.State + s.InFlight
+		}
 	}
 	return out
 }
@@ -278,7 +286,7 @@ func (h *Handler) checkpointDetails(r *http.Request) (any, error) {
 	stages := h.stages(j, i).all
 	out := newCheckpoint(c, i.Slots*len(stages))
 	for _, s := range stages {
-		out.Tasks[hexID(s.Name)] = newTaskCheckpoint(c, i.Slots)
+		out.Tasks[hexID(s.Name)] = newTaskCheckpoint(c, s.Name, i.Slots)
 	}
 	return out, nil
 }
@@ -337,6 +345,15 @@ type subtaskAlignmentJSON struct {
 	Duration  int64 `json:"duration"`
 }
 
+// ofSubtask is the part of each of a stage's subtasks in a size: of a size by stage it is known only if there is one, or nothing
+// to share; else -1.
+func ofSubtask(size int64, slots int) int64 {
+	if slots == 1 || size == 0 {
+		return size
+	}
+	return -1
+}
+
 // vertexCheckpoint: one cut is made of all stages together, so all subtasks have its times: sync is how long commits waited,
 // async the upload.
 func (h *Handler) vertexCheckpoint(r *http.Request) (any, error) {
@@ -344,34 +361,38 @@ func (h *Handler) vertexCheckpoint(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, _, _, err := h.vertex(r); err != nil {
+	_, _, stage, err := h.vertex(r)
+	if err != nil {
 		return nil, err
 	}
-	out := vertexCheckpointJSON{taskCheckpointJSON: newTaskCheckpoint(c, i.Slots), Subtasks: []subtaskCheckpointJSON{}}
+	out := vertexCheckpointJSON{taskCheckpointJSON: newTaskCheckpoint(c, stage.Name, i.Slots), Subtasks: []subtaskCheckpointJSON{}}
 	sync := c.Pause.Milliseconds()
 	async := max(0, out.Duration-sync)
+	state, persisted := ofSubtask(out.StateSize, i.Slots), ofSubtask(out.Persisted, i.Slots)
 	for k := range i.Slots {
 		s := subtaskCheckpointJSON{ClassName: "pending", Index: k, Status: "pending_or_failed"}
 		if c.Status == "COMPLETED" {
 			s = subtaskCheckpointJSON{
 				ClassName: "completed", Index: k, Status: "completed", Ack: out.LatestAck, Duration: out.Duration, CheckpointedSize: -1,
-				StateSize: -1, Checkpoint: subtaskCheckpointPhasesJSON{sync, async}, Unaligned: true,
+				StateSize: state, Checkpoint: subtaskCheckpointPhasesJSON{sync, async}, Alignment: subtaskAlignmentJSON{Persisted: persisted},
+				Unaligned: true,
 			}
 		}
 		out.Subtasks = append(out.Subtasks, s)
 	}
-	var unknown, duration, pause, upload, none []int64
+	var unknown, states, inFlight, duration, pause, upload, none []int64
 	if c.Status == "COMPLETED" {
 		for range i.Slots {
 			unknown, duration, none = append(unknown, -1), append(duration, out.Duration), append(none, 0)
 			pause, upload = append(pause, sync), append(upload, async)
+			states, inFlight = append(states, state), append(inFlight, persisted)
 		}
 	}
 	zero := extremes(none)
 	out.Summary = vertexCheckpointSummaryJSON{
-		CheckpointedSize: extremes(unknown), StateSize: extremes(unknown), Duration: extremes(duration),
+		CheckpointedSize: extremes(unknown), StateSize: extremes(states), Duration: extremes(duration),
 		Checkpoint: checkpointDurationJSON{extremes(pause), extremes(upload)},
-		Alignment:  alignmentSummaryJSON{quantiles(none), zero, zero, zero}, StartDelay: zero,
+		Alignment:  alignmentSummaryJSON{quantiles(none), zero, extremes(inFlight), zero}, StartDelay: zero,
 	}
 	return out, nil
 }

@@ -91,8 +91,11 @@ type Job interface {
 	Checkpoints() Checkpoints
 	// Harnesses are the places for SDK harnesses; none if the job does not run, or its code is linked in.
 	Harnesses() []Harness
-	// StateSize estimates the bytes of the stage's state in files; false: not known, or the job does not run.
+	// StateSize tells the bytes of keys and values of the stage's state, estimated if it is large; false: not known yet, or the job
+	// does not run.
 	StateSize(stage string) (int64, bool)
+	// Latencies are those to a stage, or to all stages if it is ""; none unless the job runs.
+	Latencies(stage string) []Latency
 
 	// Cancel ends the job at once. It does not wait.
 	Cancel()
@@ -137,8 +140,8 @@ type Stage struct {
 	Transforms []string
 	// Environment is the id of the environment whose harnesses run the stage; "": the runner does.
 	Environment string
-	// Finished: the stage has nothing to do and never will have.
-	Finished                        bool
+	// Ended is when the stage had finished: it has nothing to do and never will have. Zero: it has not.
+	Ended                           time.Time
 	InputWatermark, OutputWatermark int64 // ms since the epoch; MinWatermark, MaxWatermark
 	Total                           Counters
 	Bundles, FailedBundles          int64
@@ -146,6 +149,8 @@ type Stage struct {
 	// Subtasks, by slot. They may sum up to less than Total when the job was rescaled.
 	Subtasks []Subtask
 }
+
+func (s Stage) finished() bool { return !s.Ended.IsZero() }
 
 // Watermarks that stand for no time.
 const (
@@ -201,8 +206,27 @@ type Checkpoint struct {
 	Pause          time.Duration
 	Size, Uploaded int64 // bytes: of all files, of those that the store did not have
 	InFlight       int   // elements between stages
-	Savepoint      string
-	Error          string
+	InFlightBytes  int64 // of these
+	// Stages are the parts of the stages; none before it is complete, and of what an earlier process made.
+	Stages    []StageCheckpoint
+	Savepoint string
+	Error     string
+}
+
+// StageCheckpoint is the part of a stage in a checkpoint.
+type StageCheckpoint struct {
+	Stage    string
+	State    int64 // bytes of its state as of Job.StateSize, maybe of an earlier checkpoint; -1: not known
+	InFlight int64 // bytes of elements on their way to the stage
+}
+
+// stage is the part of a stage; false: not known.
+func (c Checkpoint) stage(name string) (StageCheckpoint, bool) {
+	k := slices.IndexFunc(c.Stages, func(s StageCheckpoint) bool { return s.Stage == name })
+	if k < 0 {
+		return StageCheckpoint{}, false
+	}
+	return c.Stages[k], true
 }
 
 // Harness is a place for an SDK harness of a job.
@@ -265,7 +289,7 @@ func terminal(state string) bool {
 // taskState is the state of a stage, as Flink's ExecutionState names it.
 func taskState(i Info, s Stage) string {
 	switch state := flinkState(i.state()); {
-	case state == "FINISHED", s.Finished:
+	case state == "FINISHED", s.finished():
 		return "FINISHED"
 	case state == "FAILED", state == "SUSPENDED": // the job took its stages with it
 		return "CANCELED"

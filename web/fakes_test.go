@@ -119,6 +119,7 @@ type fakeJob struct {
 	failures    []Failure
 	checkpoints Checkpoints
 	harnesses   []Harness
+	latencies   []Latency
 	metrics     []*pipepb.MonitoringInfo
 	options     *structpb.Struct
 	refuse      error         // what checkpoints and stops fail with
@@ -152,6 +153,10 @@ func (j *fakeJob) Transform(id string) string { return "Words/" + id }
 func (j *fakeJob) Harnesses() []Harness { return j.harnesses }
 
 func (j *fakeJob) StateSize(stage string) (int64, bool) { return 12345, stage == "Group" }
+
+func (j *fakeJob) Latencies(stage string) []Latency {
+	return slices.DeleteFunc(slices.Clone(j.latencies), func(l Latency) bool { return stage != "" && l.Stage != stage })
+}
 
 func (j *fakeJob) end(s jobpb.JobState_Enum) {
 	j.mu.Lock()
@@ -223,7 +228,7 @@ func example(now time.Time) *fakeCluster {
 				at(jobpb.JobState_STARTING, time.Hour), at(jobpb.JobState_RUNNING, time.Hour-time.Second), at(s, time.Minute),
 			}},
 			stages: []Stage{
-				{Name: "Impulse", Kind: "Impulse", Total: Counters{RecordsOut: 1, BytesOut: 3}, Finished: true},
+				{Name: "Impulse", Kind: "Impulse", Total: Counters{RecordsOut: 1, BytesOut: 3}, Ended: now.Add(-30 * time.Minute)},
 				{Name: "Work", Kind: "User", Total: Counters{RecordsIn: 1, BytesIn: 3}, Inputs: []Input{{Stage: "Impulse"}}},
 			},
 		}
@@ -237,6 +242,11 @@ func example(now time.Time) *fakeCluster {
 	return c
 }
 
+// took are n durations, most of them d.
+func took(n int64, d time.Duration) Durations {
+	return Durations{Count: n, Min: d / 2, Max: 2 * d, Mean: d, P50: d, P75: d, P90: d, P95: d, P98: d, P99: 2 * d, P999: 2 * d}
+}
+
 // words is a job that has run for 9 seconds.
 func words(c *fakeCluster, now time.Time) *fakeJob {
 	counters := func(in, out int64, busy, pressed time.Duration) Counters {
@@ -244,7 +254,8 @@ func words(c *fakeCluster, now time.Time) *fakeJob {
 	}
 	done := Checkpoint{
 		ID: 3, Status: "COMPLETED", Started: now.Add(-4 * time.Second), Ended: now.Add(-3900 * time.Millisecond), Pause: 2 * time.Millisecond,
-		Size: 5000, Uploaded: 1000, InFlight: 10,
+		Size: 5000, Uploaded: 1000, InFlight: 10, InFlightBytes: 200,
+		Stages: []StageCheckpoint{{Stage: "Read", State: 40}, {Stage: "Group", State: 3000, InFlight: 200}},
 	}
 	saved := done
 	saved.ID, saved.Savepoint = 2, "s3://b/sp"
@@ -281,6 +292,10 @@ func words(c *fakeCluster, now time.Time) *fakeJob {
 			monitoringInfo("distribution_int64", "distribution_int64", "group", "size", varintPayload(2, 30, 10, 20)),
 			monitoringInfo("latest_int64", "latest_int64", "group", "last", varintPayload(1, 5)),
 			monitoringInfo("sum_int64", "sum_int64", "group", "broken", []byte{0xff}),
+		},
+		latencies: []Latency{
+			{Source: "Read", Stage: "Group", Total: took(2, 8*time.Millisecond), Slots: []Durations{{}, took(2, 8*time.Millisecond)}, Observed: 3, Sum: 50 * time.Millisecond},
+			{Source: "Silent", Stage: "Group", Slots: []Durations{{}, {}}, Observed: 1, Sum: time.Second},
 		},
 		checkpoints: Checkpoints{
 			Enabled: true, Location: "s3://b/cp", Interval: 10 * time.Second, Restored: 1, Total: 4, InProgress: 1, Completed: 2, Failed: 1,

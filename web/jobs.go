@@ -93,6 +93,17 @@ func times(i Info, now time.Time) (start, end, duration int64) {
 	return start, -1, now.UnixMilli() - start
 }
 
+// times returns start, end (-1: not yet) and duration of a stage, which begins with its job and ends with it, or has finished
+// before. A job that was resumed has a start that may be later than the end of a stage: then that is the end, too.
+func (s Stage) times(i Info, now time.Time) (start, end, duration int64) {
+	start, end, duration = times(i, now)
+	if s.finished() && s.Ended.UnixMilli() < start+duration {
+		end = max(start, s.Ended.UnixMilli())
+		duration = end - start
+	}
+	return start, end, duration
+}
+
 // counts counts tasks by state; name spells a state as the answer wants it.
 func counts(i Info, stages []Stage, name func(string) string) map[string]int {
 	m := make(map[string]int)
@@ -150,7 +161,7 @@ func timestamps(i Info) map[string]int64 {
 }
 
 func newVertex(i Info, s Stage, now time.Time) vertexJSON {
-	start, end, duration := times(i, now)
+	start, end, duration := s.times(i, now)
 	counters := s.counters()
 	return vertexJSON{
 		ID: hexID(s.Name), SlotSharingGroupID: hexID(i.ID), Name: s.Name, MaxParallelism: i.MaxParallelism,

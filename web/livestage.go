@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// sizeAge is how old an estimate of a stage's state may become: it looks at the index of the state's files.
+// sizeAge is how old the size of a stage's state may become: it is counted entry by entry.
 const sizeAge = 10 * time.Second
 
 // stageView is one stage of a job.
@@ -28,6 +28,9 @@ type liveStageJSON struct {
 	Transforms  []string   `json:"transforms"` // unique names
 	Inputs      []linkJSON `json:"inputs"`
 	Outputs     []linkJSON `json:"outputs"`
+	// Of a stage that has finished, ms since the epoch and ms.
+	Ended int64 `json:"ended,omitempty"`
+	Took  int64 `json:"took,omitempty"`
 }
 
 // linkJSON is a neighbour of a stage.
@@ -43,9 +46,10 @@ type figuresJSON struct {
 	Row       numRow   `json:"row"`
 	Bundles   int64    `json:"bundles"`
 	Splits    int64    `json:"splits"`
-	StateSize maybe    `json:"state"` // bytes in files
-	MemTables maybe    `json:"memtables"`
+	StateSize maybe    `json:"state"` // bytes of keys and values
 	Subtasks  []numRow `json:"subtasks"`
+
+	Latency []latencyJSON `json:"latency"`
 }
 
 // subtaskRow of a slot: records in and out a second; busy and back-pressured shares; records and bytes that wait; records
@@ -74,16 +78,15 @@ func (v *stageView) update(now time.Time) error {
 			v.size = known(n)
 		}
 	}
-	m, _ := v.h.memory()
 	figures := figuresJSON{
 		T: "figures", Row: row(s, l.rates[k]), Bundles: s.Bundles, Splits: s.Splits, StateSize: v.size,
-		MemTables: known(m.MemTables), Subtasks: []numRow{},
+		Subtasks: []numRow{}, Latency: liveLatencies(j.Latencies(s.Name)),
 	}
 	for n, r := range v.subtaskRates(i, stages, k, now) {
 		figures.Subtasks = append(figures.Subtasks, subtaskRow(s.Subtasks[n], r))
 	}
 	harnesses := v.h.harnesses([]Job{j})
-	return v.set(clock(now), l.shown, liveStage(j, stages, k), figures, v.h.history.stage(i.ID, s.Name),
+	return v.set(clock(now), l.shown, liveStage(j, i, stages, k, now), figures, v.h.history.stage(i.ID, s.Name),
 		harnessesJSON{T: "harnesses", List: slices.DeleteFunc(harnesses, func(h liveHarnessJSON) bool { return h.Environment != s.Environment })})
 }
 
@@ -103,11 +106,14 @@ func (v *stageView) subtaskRates(i Info, stages []Stage, k int, now time.Time) [
 	return v.h.meter.rates(i, stages, now)[k].subtasks
 }
 
-func liveStage(j Job, stages []Stage, k int) liveStageJSON {
+func liveStage(j Job, i Info, stages []Stage, k int, now time.Time) liveStageJSON {
 	s := stages[k]
 	out := liveStageJSON{
 		T: "stage", ID: hexID(s.Name), Name: s.Name, Kind: s.Kind, Environment: s.Environment,
 		Transforms: []string{}, Inputs: []linkJSON{}, Outputs: []linkJSON{},
+	}
+	if s.finished() {
+		_, out.Ended, out.Took = s.times(i, now)
 	}
 	for _, id := range s.Transforms {
 		out.Transforms = append(out.Transforms, j.Transform(id))

@@ -222,7 +222,7 @@ func row(s Stage, r Rates) numRow {
 		bytes += t.QueuedBytes
 		running += t.Running
 	}
-	if s.Finished {
+	if s.finished() {
 		finished = 1
 	}
 	return numRow{
@@ -318,6 +318,7 @@ type liveCheckpointJSON struct {
 	Size      int64  `json:"size"`
 	Uploaded  int64  `json:"up"`
 	InFlight  int    `json:"inflight"`
+	Bytes     int64  `json:"bytes"` // in flight
 	Savepoint string `json:"savepoint,omitempty"`
 	Error     string `json:"error,omitempty"`
 	Restored  int64  `json:"restored,omitempty"`
@@ -326,7 +327,7 @@ type liveCheckpointJSON struct {
 func liveCheckpoint(c Checkpoint) liveCheckpointJSON {
 	out := liveCheckpointJSON{
 		ID: c.ID, Status: c.Status, Start: c.Started.UnixMilli(), End: -1, Pause: maybe(float64(c.Pause) / float64(time.Millisecond)),
-		Size: c.Size, Uploaded: c.Uploaded, InFlight: c.InFlight, Savepoint: c.Savepoint, Error: c.Error,
+		Size: c.Size, Uploaded: c.Uploaded, InFlight: c.InFlight, Bytes: c.InFlightBytes, Savepoint: c.Savepoint, Error: c.Error,
 	}
 	if !c.Ended.IsZero() {
 		out.End = c.Ended.UnixMilli()

@@ -51,9 +51,13 @@ func metrics(r *http.Request, all []measure) []metricJSON {
 		}
 		return out
 	}
+	values := make(map[string]string, len(all))
+	for _, m := range all {
+		values[m.id] = m.value
+	}
 	for _, name := range get {
-		if k := slices.IndexFunc(all, func(m measure) bool { return m.id == name }); k >= 0 {
-			out = append(out, metricJSON{ID: name, Value: all[k].value})
+		if v, ok := values[name]; ok {
+			out = append(out, metricJSON{ID: name, Value: v})
 		}
 	}
 	return out
@@ -230,7 +234,7 @@ func jobMetrics(i Info, c Checkpoints, now time.Time) []measure {
 		{"numberOfCompletedCheckpoints", count(c.Completed)}, {"numberOfFailedCheckpoints", count(c.Failed)},
 		{"numberOfInProgressCheckpoints", count(c.InProgress)}, {"totalNumberOfCheckpoints", count(c.Total)},
 	}
-	last := Checkpoint{ID: -1, Size: -1, Uploaded: -1}
+	last := Checkpoint{ID: -1, Size: -1, Uploaded: -1, InFlightBytes: -1}
 	duration := int64(-1)
 	if p := c.newest(); p != nil {
 		last = *p
@@ -242,6 +246,6 @@ func jobMetrics(i Info, c Checkpoints, now time.Time) []measure {
 	}
 	return append(out, measure{"lastCompletedCheckpointId", count(last.ID)}, measure{"lastCheckpointDuration", count(duration)},
 		measure{"lastCheckpointSize", count(last.Uploaded)}, measure{"lastCheckpointFullSize", count(last.Size)},
-		measure{"lastCheckpointProcessedData", "0"}, measure{"lastCheckpointPersistedData", "0"},
+		measure{"lastCheckpointProcessedData", "0"}, measure{"lastCheckpointPersistedData", count(last.InFlightBytes)},
 		measure{"lastCheckpointExternalPath", externalPath(last)}, measure{"lastCheckpointRestoreTimestamp", count(restored)})
 }

@@ -82,6 +82,7 @@ func families() []family {
 		{"stage_queued_bytes", "Bytes that wait for the stage.", stage},
 		{"stage_backlog_records", "Records that a source knows to be waiting outside.", stage},
 		{"stage_watermark_timestamp_seconds", "Event time that a stage has reached, in seconds since the epoch.", edge},
+		{"stage_latency_seconds", "How long records took from where they entered the job to the stage's commits: quantiles of the last minutes, one value a bundle.", []string{"job", "stage", "source"}},
 		{"user_sum_total", "Counters of user code, and what else is summed up.", user},
 		{"user_latest", "Gauges of user code: the latest value.", user},
 		{"user_distribution", "Distributions of user code.", user},
@@ -165,6 +166,9 @@ func (s scrape) job(j Job, i Info) {
 	for _, st := range j.Stages() {
 		s.stage(id, st)
 	}
+	for _, l := range j.Latencies("") {
+		s.latency(id, l)
+	}
 	_, committed := j.Metrics()
 	s.user(id, userMetrics(committed))
 }
@@ -214,6 +218,14 @@ func (s scrape) stage(job string, st Stage) {
 			s.gauge("stage_watermark_timestamp_seconds", float64(wm)/1000, job, name, direction)
 		}
 	}
+}
+
+func (s scrape) latency(job string, l Latency) {
+	quantiles := make(map[float64]float64)
+	if t := l.Total; t.Count > 0 {
+		quantiles[0.5], quantiles[0.95], quantiles[0.99] = t.P50.Seconds(), t.P95.Seconds(), t.P99.Seconds()
+	}
+	s.out <- prometheus.MustNewConstSummary(s.descs["stage_latency_seconds"], uint64(l.Observed), l.Sum.Seconds(), quantiles, job, label(l.Stage), label(l.Source))
 }
 
 func (s scrape) user(job string, metrics []userMetric) {

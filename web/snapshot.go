@@ -49,6 +49,14 @@ type snapshot struct {
 	mu      sync.Mutex
 	stages  stages
 	metrics jobMetricInfos
+
+	latencies latencySnapshot
+}
+
+// latencySnapshot are the latencies of a job as metrics. They are shared: nobody may change them.
+type latencySnapshot struct {
+	epoch
+	all []measure
 }
 
 // epoch tells looks apart that must not be mistaken for each other however young they are: what is final when a job has ended

@@ -75,17 +75,17 @@ func rank(sorted []int64, p float64) int64 {
 	return sorted[max(0, int(math.Ceil(p*float64(len(sorted))))-1)]
 }
 
-// newSubtask shows a subtask, which lives as long as its job.
+// newSubtask shows a subtask, which lives as long as its stage.
 func (h *Handler) newSubtask(i Info, s Stage, k int, now time.Time) subtaskJSON {
-	start, end, duration := times(i, now)
+	start, end, duration := s.times(i, now)
 	spent := make(map[string]int64)
 	for _, m := range []string{"CREATED", "SCHEDULED", "DEPLOYING", "INITIALIZING", "RUNNING"} {
 		spent[m] = 0
 	}
 	running := i.running(now).UnixMilli()
 	if len(i.Changes) > 1 {
-		spent["INITIALIZING"] = running - start
-		spent["RUNNING"] = start + duration - running
+		spent["INITIALIZING"] = min(running-start, duration)
+		spent["RUNNING"] = duration - spent["INITIALIZING"]
 	} else {
 		spent["INITIALIZING"] = duration
 	}
@@ -247,7 +247,7 @@ func (h *Handler) subtaskTimes(r *http.Request) (any, error) {
 		return nil, err
 	}
 	now := time.Now()
-	_, end, duration := times(i, now)
+	_, end, duration := s.times(i, now)
 	out := subtaskTimesJSON{ID: hexID(s.Name), Name: s.Name, Now: now.UnixMilli(), Subtasks: []subtaskTimeJSON{}}
 	for k := range i.Slots {
 		at := make(map[string]int64)
@@ -441,10 +441,15 @@ func (h *Handler) jobMetrics(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return metrics(r, jobMetrics(i, j.Checkpoints(), time.Now())), nil
+	all := jobMetrics(i, j.Checkpoints(), time.Now())
+	if asksLatency(r) {
+		all = append(all, h.latencies(j, i)...)
+	}
+	return metrics(r, all), nil
 }
 
-// allJobMetrics aggregates over all jobs, or those that the parameter jobs names.
+// allJobMetrics aggregates over all jobs, or those that the parameter jobs names; not latencies, which mean something in one job
+// only.
 func (h *Handler) allJobMetrics(r *http.Request) (any, error) {
 	only := list(r, "jobs")
 	for _, id := range only {

@@ -371,8 +371,13 @@ func (c *child) settle(ctx context.Context) (engine.CheckpointInfo, error) {
 func milliseconds(d time.Duration) float64 { return measure.Round(float64(d.Microseconds()) / 1000) }
 
 // turn lets the job run for a while, with or without a checkpoint each second, and returns its updates per second and the
-// checkpoints.
+// checkpoints. One before the clock starts uploads what the turn without has changed.
 func (c *child) turn(ctx context.Context, checkpoints bool) (perSecond float64, taken []engine.CheckpointInfo, err error) {
+	if checkpoints {
+		if _, err := c.job.Checkpoint(ctx, ""); err != nil {
+			return 0, nil, err
+		}
+	}
 	before, began := c.done.Load(), time.Now()
 	for time.Since(began) < c.o.phase {
 		next := time.Now().Add(time.Second)

@@ -223,8 +223,7 @@ func (j webJob) Stages() []web.Stage {
 
 func webStage(s engine.StageOverview) web.Stage {
 	w := web.Stage{
-		Name: s.Name, Kind: s.Kind,
-		Finished:       s.OutputWatermark >= coder.MaxTimestamp && s.QueuedElements == 0 && s.RunningBundles == 0,
+		Name: s.Name, Kind: s.Kind, Ended: s.Ended,
 		InputWatermark: watermark(s.InputWatermark), OutputWatermark: watermark(s.OutputWatermark),
 		Total:   web.Counters{RecordsIn: s.ElementsIn, RecordsOut: s.ElementsOut, BytesIn: s.BytesIn, BytesOut: s.BytesOut, Busy: s.Busy},
 		Bundles: s.Bundles, FailedBundles: s.FailedBundles, Splits: s.Splits, DroppedLate: s.DroppedLate,
@@ -303,10 +302,14 @@ func (j webJob) Checkpoints() web.Checkpoints {
 }
 
 func webCheckpoint(i engine.CheckpointInfo) web.Checkpoint {
-	return web.Checkpoint{
+	out := web.Checkpoint{
 		ID: i.ID, Status: string(i.Status), Started: i.Started, Ended: i.Ended, Restored: i.Restored, Pause: i.Pause,
-		Size: i.Size, Uploaded: i.Uploaded, InFlight: i.InFlight, Savepoint: i.Savepoint, Error: i.Error,
+		Size: i.Size, Uploaded: i.Uploaded, InFlight: i.InFlight, InFlightBytes: i.InFlightBytes, Savepoint: i.Savepoint, Error: i.Error,
 	}
+	for _, s := range i.Stages {
+		out.Stages = append(out.Stages, web.StageCheckpoint{Stage: s.Name, State: s.State, InFlight: s.InFlight})
+	}
+	return out
 }
 
 // Transform is the name that the pipeline gives to a transform.
@@ -337,10 +340,23 @@ func (j webJob) Harnesses() []web.Harness {
 	return out
 }
 
-// StateSize estimates what of the state's files belongs to a stage.
+// StateSize tells how large the state of a stage is.
 func (j webJob) StateSize(stage string) (int64, bool) {
 	n, err := j.Job.StateSize(stage)
 	return n, err == nil
+}
+
+// Latencies are those that the stages measure.
+func (j webJob) Latencies(stage string) []web.Latency {
+	var out []web.Latency
+	for _, l := range j.Job.Latencies(stage) {
+		w := web.Latency{Source: l.Source, Stage: l.Stage, Total: web.Durations(l.Total), Observed: l.Observed, Sum: l.Sum}
+		for _, d := range l.Slots {
+			w.Slots = append(w.Slots, web.Durations(d))
+		}
+		out = append(out, w)
+	}
+	return out
 }
 
 // Checkpoint makes a checkpoint, and a savepoint of it if there is a location.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tinyrunner/tinyrunner/engine"
 	"github.com/tinyrunner/tinyrunner/engine/coder"
@@ -22,7 +23,7 @@ func TestWebStage(t *testing.T) {
 		Keyed: true, Slots: []engine.SlotOverview{{ElementsIn: 3, QueuedElements: 4, Running: 1, Backlog: -1}, {Backlog: 6}},
 	}
 	s := webStage(in)
-	if s.InputWatermark != web.MinWatermark || s.OutputWatermark != 5 || s.Total.RecordsIn != 7 || s.Total.BytesOut != 8 || s.Finished {
+	if s.InputWatermark != web.MinWatermark || s.OutputWatermark != 5 || s.Total.RecordsIn != 7 || s.Total.BytesOut != 8 || !s.Ended.IsZero() {
 		t.Errorf("%+v", s)
 	}
 	if len(s.Inputs) != 2 || s.Inputs[1] != (web.Input{Stage: "b", Keyed: true}) {
@@ -31,8 +32,8 @@ func TestWebStage(t *testing.T) {
 	if len(s.Subtasks) != 2 || s.Subtasks[0].RecordsIn != 3 || s.Subtasks[0].QueuedRecords != 4 || s.Subtasks[1].Backlog != 6 {
 		t.Errorf("subtasks: %+v", s.Subtasks)
 	}
-	in.OutputWatermark = coder.MaxTimestamp
-	if s := webStage(in); s.OutputWatermark != web.MaxWatermark || !s.Finished {
+	in.OutputWatermark, in.Ended = coder.MaxTimestamp, time.UnixMilli(7)
+	if s := webStage(in); s.OutputWatermark != web.MaxWatermark || !s.Ended.Equal(in.Ended) {
 		t.Errorf("at the end: %+v", s)
 	}
 }

@@ -50,6 +50,8 @@ type Block struct {
 	n    int
 	size int64 // of elements, bytes
 	min  int64 // event time, ms
+	// marker of the oldest record behind the elements; never changes.
+	marker Marker
 	// parent is the block whose bytes this one shares, of which it holds a reference; nil if it is not a slice.
 	parent *Block
 	place  extent // where it lies on disk, if it spilled
@@ -68,6 +70,9 @@ func (b *Block) Size() int64 { return b.size }
 // MinTimestamp returns a lower bound of the event times of the elements, ms: the least of them, or of the block that this
 // is a slice of.
 func (b *Block) MinTimestamp() int64 { return b.min }
+
+// Marker tells of the oldest record behind the elements, or of the block that this is a slice of.
+func (b *Block) Marker() Marker { return b.marker }
 
 // Data returns the elements. A block that spilled is read back, and stays in memory until its release; errors are of type
 // *SpillError.
@@ -165,7 +170,7 @@ func (b *Block) Slice(from, to int) (*Block, error) {
 		root = b.parent
 	}
 	root.Retain()
-	out := &Block{pool: b.pool, n: to - from, min: b.min, parent: root, data: d.slice(from, to)}
+	out := &Block{pool: b.pool, n: to - from, min: b.min, marker: b.marker, parent: root, data: d.slice(from, to)}
 	out.size = int64(len(out.data.Bytes))
 	out.charged = blockOverhead + endSize*int64(out.n)
 	out.refs.Store(1)

@@ -3,6 +3,7 @@ package flow
 import (
 	"fmt"
 	"math"
+	"time"
 )
 
 const (
@@ -24,11 +25,16 @@ type Builder struct {
 		n    int
 		size int64
 	}
+	marker Marker
 	// The open block.
 	bytes []byte
 	ends  []uint32
 	min   int64 // event time, ms
 }
+
+// Mark sets the marker of the blocks to come, up to the next Finish or Discard. One that has not entered yet enters with the
+// first element. REQUIRES: nothing was appended yet.
+func (b *Builder) Mark(m Marker) { b.marker = m }
 
 // Append copies an element with its event time, ms, into the open block. An error (of type *SpillError, or of an element
 // over 4 GiB) means that the element was not taken; Discard, or try again when there is disk space.
@@ -60,6 +66,9 @@ func (b *Builder) grow(n int) error {
 			return err
 		}
 	}
+	if b.marker.Source != 0 && b.marker.Entered == 0 {
+		b.marker.Entered = time.Now().UnixNano()
+	}
 	before := b.openCharge()
 	if want := len(b.bytes) + n; want > cap(b.bytes) {
 		size := DefaultBlockSize // which a block before has filled
@@ -85,7 +94,7 @@ func (b *Builder) openCharge() int64 { return int64(cap(b.bytes)) + endSize*int6
 
 // close makes the open block a closed one, in memory or on disk. REQUIRES: there is an element in it.
 func (b *Builder) close() error {
-	block := &Block{pool: b.pool, n: len(b.ends), size: int64(len(b.bytes)), min: b.min, charged: blockOverhead}
+	block := &Block{pool: b.pool, n: len(b.ends), size: int64(len(b.bytes)), min: b.min, marker: b.marker, charged: blockOverhead}
 	block.refs.Store(1)
 	if b.pool.Used() > b.pool.limit {
 		place, err := b.pool.spill(Data{Bytes: b.bytes, Ends: b.ends})

@@ -67,7 +67,7 @@ func everyPage(t *testing.T, b *browser, s *server, job, failed, stage string) {
 	}{
 		{"jobs", "#/", []string{"1 running, 1 failed", "clicks", "running", "orders", "failed", "2 of 2", "of 250 MB"}},
 		{"graph", job, []string{"Checkpoint", "Rescale", "Watermark lag", "Back pressure", "GenSequence", "Count", "/s", "busy", "Failed bundles"}},
-		{"stage", stage, []string{"your code", "Reads from", "by key", "Feeds", "in files, estimated", "Subtasks", "fused", "shop:clicks", "boot.sh", "connected", "MB"}},
+		{"stage", stage, []string{"your code", "Reads from", "by key", "Feeds", "keys and values", "Latency from", "/ p99", "Subtasks", "fused", "shop:clicks", "boot.sh", "connected", "MB"}},
 		{"checkpoints", job + "/checkpoints", []string{"Pause of commits", "They lie at file://", "complete", "the beginning", "In flight"}},
 		{"errors", failed + "/errors", []string{"ZeroDivisionError: division by zero", "raises.py", "order['total'] / order['pieces']", "starting", "running", "failed"}},
 		{"noerrors", job + "/errors", []string{"No error has ended a run of this job"}},

@@ -45,7 +45,7 @@ function view({ job, checkpoints: c, now }) {
         { head: "Pause", cls: "n", title: "how long commits waited for it", cell: (x) => (x.status === "COMPLETED" ? f.span(x.pause) : f.NONE) },
         { head: "Size", cls: "n", cell: (x) => (x.status === "COMPLETED" ? f.bytes(x.size) : f.NONE) },
         { head: "Uploaded", cls: "n", title: "what the store did not have", cell: (x) => (x.status === "COMPLETED" ? f.bytes(x.up) : f.NONE) },
-        { head: "In flight", cls: "n", title: "records between stages", cell: (x) => (x.status === "COMPLETED" ? f.whole(x.inflight) : f.NONE) },
+        { head: "In flight", cls: "n", title: "records between stages", cell: (x) => (x.status === "COMPLETED" ? [f.whole(x.inflight), x.bytes > 0 && h("small", {}, " " + f.bytes(x.bytes))] : f.NONE) },
       ],
     }),
   ];
