@@ -126,14 +126,12 @@ func (c *Cluster) admit(j *Job) error {
 // of that name that runs at the same time is another. REQUIRES: c.mu.
 func (c *Cluster) identity(spec JobSpec) string {
 	id := checkpoint.Identity(spec.Name)
-	for _, j := range c.order {
-		if j.identity == id && !j.Ended() {
-			other := checkpoint.Identity(spec.Name + "~" + spec.ID)
-			c.log.Warn("a job of this name is running; the checkpoints of the new one go elsewhere", "name", spec.Name, "checkpoints", other)
-			return other
-		}
+	if !lives(c.order, id) {
+		return id
 	}
-	return id
+	other := checkpoint.Identity(spec.Name + "~" + spec.ID)
+	c.log.Warn("a job of this name is running; the checkpoints of the new one go elsewhere", "name", spec.Name, "checkpoints", other)
+	return other
 }
 
 // run owns the job from start to end.

@@ -5,13 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/tinyrunner/tinyrunner/checkpoint"
 )
 
 // QuietTime is how long the newest entry of a job in the store must have been there for the job not to be taken for running
-// elsewhere: longer than the time between two checkpoints.
+// elsewhere, at least; if checkpoints are rare, twice the time between two.
 const QuietTime = 10 * time.Minute
 
 // RunningError refuses to forget a job that runs here.
@@ -30,7 +31,12 @@ func (c *Cluster) Stored(ctx context.Context) ([]checkpoint.JobEntry, error) {
 }
 
 // Runs reports whether a job of that identity runs here.
-func (c *Cluster) Runs(identity string) bool { return c.lives(identity) }
+func (c *Cluster) Runs(identity string) bool { return lives(c.Jobs(), identity) }
+
+// lives reports whether one of the jobs has that identity and has not ended.
+func lives(jobs []*Job, identity string) bool {
+	return slices.ContainsFunc(jobs, func(j *Job) bool { return j.identity == identity && !j.Ended() })
+}
 
 // Forget removes what the store and the local disk hold of the job of that identity, so that nothing goes on with it and its
 // name is free; savepoints stay. It fails with a RunningError, or, unless forced, a checkpoint.BusyError if another process
@@ -41,14 +47,14 @@ func (c *Cluster) Forget(ctx context.Context, identity string, force bool) (chec
 	}
 	c.taking.Lock() // a job that is being resumed has a claim already, and is not among the jobs yet
 	defer c.taking.Unlock()
-	if c.lives(identity) {
+	if c.Runs(identity) {
 		return checkpoint.Forgotten{}, &RunningError{Identity: identity}
 	}
-	quiet := QuietTime
+	cfg := c.cfg.Checkpoints
+	quiet := max(QuietTime, 2*cfg.Interval)
 	if force {
 		quiet = 0
 	}
-	cfg := c.cfg.Checkpoints
 	f, err := checkpoint.Forget(ctx, checkpoint.Config{
 		Bucket: cfg.Bucket, Prefix: cfg.Prefix, Job: identity, Owner: checkpoint.NewOwner(time.Now()), Unfenced: cfg.Unfenced, Logger: c.log,
 	}, quiet)
@@ -62,10 +68,8 @@ func (c *Cluster) Forget(ctx context.Context, identity string, force bool) (chec
 func (c *Cluster) clearDisk(identity string) error {
 	c.mu.Lock() // no job begins
 	defer c.mu.Unlock()
-	for _, j := range c.order {
-		if j.identity == identity && !j.Ended() {
-			return nil
-		}
+	if lives(c.order, identity) {
+		return nil
 	}
 	if err := os.RemoveAll(jobDir(c.cfg.DataDir, identity)); err != nil {
 		return fmt.Errorf("remove files of a forgotten job: %w", err)

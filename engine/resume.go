@@ -7,7 +7,6 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
@@ -52,7 +51,7 @@ func (e *ResumeError) Unwrap() error { return e.Err }
 func (c *Cluster) Resume(ctx context.Context, e checkpoint.JobEntry, prepare func(*JobSpec) error) (*Job, error) {
 	c.taking.Lock()
 	defer c.taking.Unlock()
-	if c.lives(e.Job) { // to claim it would fence it
+	if c.Runs(e.Job) { // to claim it would fence it
 		return nil, fmt.Errorf("resume job %s: it is running here", e.Name)
 	}
 	log := c.log.With("job", e.JobID)
@@ -83,11 +82,6 @@ func (c *Cluster) Resume(ctx context.Context, e checkpoint.JobEntry, prepare fun
 	j.identity, j.claimed = e.Job, store
 	j.setSlots(c.cfg.Slots)
 	return j, c.admit(j)
-}
-
-// lives reports whether a job of that identity has not ended.
-func (c *Cluster) lives(identity string) bool {
-	return slices.ContainsFunc(c.Jobs(), func(j *Job) bool { return j.identity == identity && !j.Ended() })
 }
 
 // specOf reads what a job's own files say.

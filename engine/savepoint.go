@@ -38,7 +38,7 @@ func (c *Cluster) CheckRestore(ctx context.Context, location, name string) error
 // nameIsFree refuses a name whose job runs, or would go on from checkpoints of its own.
 func (c *Cluster) nameIsFree(ctx context.Context, name string) error {
 	identity := checkpoint.Identity(name)
-	if c.lives(identity) {
+	if c.Runs(identity) {
 		return fmt.Errorf("a job named %q is running: stop it first, or give the restored one another name (--job-name)", name)
 	}
 	jobs, err := c.Resumable(ctx)
@@ -91,7 +91,7 @@ func (c *Cluster) withSavepoint(ctx context.Context, location string, use func(*
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, closeBucket(bucket)) }()
+	defer func() { err = errors.Join(err, objstore.Close(bucket)) }()
 	sp, err := checkpoint.OpenSavepoint(ctx, checkpoint.SavepointConfig{Bucket: bucket, Prefix: prefix, Owner: checkpoint.NewOwner(time.Now())})
 	if errors.Is(err, checkpoint.ErrNoCheckpoint) {
 		return errors.New("there is no savepoint")
@@ -103,11 +103,4 @@ func (c *Cluster) withSavepoint(ctx context.Context, location string, use func(*
 		return err
 	}
 	return use(sp)
-}
-
-func closeBucket(b objstore.Bucket) error {
-	if c, ok := b.(interface{ Close() error }); ok {
-		return c.Close()
-	}
-	return nil
 }

@@ -48,6 +48,14 @@ type Bucket interface {
 	Delete(ctx context.Context, names ...string) error
 }
 
+// Close gives back what a Bucket holds open, if it holds something.
+func Close(b Bucket) error {
+	if c, ok := b.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
+}
+
 // Sweeper is a Bucket that can remove what crashed Creates left behind.
 type Sweeper interface {
 	// Sweep removes remains of Creates that nobody has touched for age, and says how many. An age below the longest that a

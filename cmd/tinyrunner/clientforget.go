@@ -86,7 +86,7 @@ func forgetCommand(stdout, stderr io.Writer) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			defer func() { err = errors.Join(err, closeBucket(direct.bucket)) }()
+			defer func() { err = errors.Join(err, objstore.Close(direct.bucket)) }()
 			from = direct
 		}
 		ask := func(question string) error { return confirm(c.InOrStdin(), stderr, question) }

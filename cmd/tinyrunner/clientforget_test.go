@@ -40,7 +40,7 @@ func abandon(t *testing.T, dir, name string, ago time.Duration) {
 	if _, _, err := s.Save(t.Context(), checkpoint.Cut{Dir: cut, ID: 3, Trigger: checkpoint.Periodic}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := closeBucket(bucket); err != nil {
+	if err := objstore.Close(bucket); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -36,18 +36,11 @@ func (s *server) openCheckpoints() (*engine.CheckpointConfig, error) {
 	if err != nil {
 		return nil, usage("cannot use --checkpoints: %w", err)
 	}
-	s.onClose(func() error { return closeBucket(bucket) })
+	s.onClose(func() error { return objstore.Close(bucket) })
 	return &engine.CheckpointConfig{
 		Bucket: bucket, Location: loc.String(), Interval: s.settings.checkpointInterval, Retain: s.settings.checkpointRetain,
 		Unfenced: s.settings.unfenced, AcceptLost: s.settings.acceptLost, OpenLocation: s.openLocation,
 	}, nil
-}
-
-func closeBucket(b objstore.Bucket) error {
-	if c, ok := b.(interface{ Close() error }); ok {
-		return c.Close()
-	}
-	return nil
 }
 
 // openLocation opens the place of a savepoint.

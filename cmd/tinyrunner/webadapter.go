@@ -144,7 +144,7 @@ func (c webCluster) DisposeSavepoint(ctx context.Context, location string) error
 		return fmt.Errorf("dispose savepoint %s: %w", location, err)
 	}
 	err = checkpoint.DisposeSavepoint(ctx, checkpoint.SavepointConfig{Bucket: bucket, Prefix: prefix, Owner: checkpoint.NewOwner(time.Now())})
-	if err = errors.Join(err, closeBucket(bucket)); err != nil {
+	if err = errors.Join(err, objstore.Close(bucket)); err != nil {
 		return fmt.Errorf("dispose savepoint %s: %w", location, err)
 	}
 	return nil
