@@ -35,8 +35,8 @@ type Config struct {
 	Slots int
 	// MaxParallelism is the number of key groups. It can never change for a job with state. Default 128, as Flink's.
 	MaxParallelism int
-	// MaxBundleElements, MaxBundleBytes and MaxBundleTime bound a bundle. A bundle of an unbounded splittable DoFn is
-	// checkpointed when MaxBundleTime has passed. Defaults: 50,000 elements, 4 MiB, 500 ms.
+	// MaxBundleElements, MaxBundleBytes and MaxBundleTime bound a bundle; those of a stream are made to end in 100 ms. A bundle of
+	// an unbounded splittable DoFn is checkpointed when MaxBundleTime has passed. Defaults: 50,000 elements, 4 MiB, 500 ms.
 	MaxBundleElements int
 	MaxBundleBytes    int64
 	MaxBundleTime     time.Duration

@@ -235,16 +235,13 @@ func (x *execution) admitted(s *stage) bool {
 			if t.waiting || t.blockedBytes() > 0 {
 				continue
 			}
-			if size := t.queuedBytes(); size >= x.highWater() || full && size > 0 {
+			if size := t.queuedBytes(); size >= t.highWater() || full && size > 0 {
 				return false
 			}
 		}
 	}
 	return true
 }
-
-// highWater is how many bytes a queue holds before its producers stop.
-func (x *execution) highWater() int64 { return max(1<<20, x.cfg.Pool.Limit()/8) }
 
 // nextWake is the next instant at which something becomes due by the clock. REQUIRES: x.mu.
 func (x *execution) nextWake() (time.Time, bool) {

@@ -229,7 +229,7 @@ func (o *sourceOp) run(ctx context.Context, w *work) error {
 	x := o.s.x
 	out := x.cfg.Pool.NewBuilder()
 	out.Mark(w.out.marker) // a fetch may wait long before the first record
-	got, err := o.src.Fetch(fctx, w.slot, out, x.cfg.MaxBundleBytes)
+	got, err := o.src.Fetch(fctx, w.slot, out, min(streamBytes, x.cfg.MaxBundleBytes))
 	if err == nil {
 		err = ctx.Err()
 	}

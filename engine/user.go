@@ -35,8 +35,11 @@ type userOp struct {
 func newUserOp(s *stage) (operator, error) {
 	o := &userOp{
 		s: s, generation: make([]int, max(s.x.cfg.Slots, unboundedBundles)), domains: make(map[string]state.Domain),
-		limit: s.x.cfg.MaxBundleElements, pace: newPace(s.x.cfg.MaxBundleElements, s.x.cfg.MaxBundleTime), timerPace: newPace(maxTimers, s.x.cfg.MaxBundleTime),
+		limit: s.x.cfg.MaxBundleElements,
 	}
+	target := min(bundleTarget, s.x.cfg.MaxBundleTime)
+	o.pace = newPace(o.limit, s.x.cfg.MaxBundleBytes, target)
+	o.timerPace = newPace(maxTimers, 0, target)
 	states, err := s.userStates()
 	if err != nil {
 		return nil, err
@@ -161,7 +164,7 @@ func (o *userOp) share(q *flow.Queue) int {
 	s := o.s
 	limit := o.limit
 	if !s.in.Bounded {
-		limit = min(limit, o.pace.limit)
+		limit = min(limit, o.pace.elements)
 	}
 	if s.keyed {
 		return limit
@@ -210,9 +213,9 @@ func (o *userOp) run(ctx context.Context, w *work) error {
 	switch took := time.Since(began); {
 	case err != nil:
 	case w.kind == elements:
-		o.pace.observe(countElements(b.Input), took)
+		o.pace.observe(countElements(b.Input), countBytes(b.Input), took)
 	case w.fired > 0:
-		o.timerPace.observe(w.fired, took)
+		o.timerPace.observe(w.fired, 0, took)
 	}
 	x.mu.Unlock()
 	w.splitters.Wait()

@@ -88,7 +88,7 @@ func (o *userOp) maxTimers() int {
 	}
 	o.s.x.mu.Lock()
 	defer o.s.x.mu.Unlock()
-	return o.timerPace.limit
+	return o.timerPace.elements
 }
 
 func (o *userOp) family(id string) (bundle.TimerFamily, bool) {

@@ -71,7 +71,7 @@ func (s *stage) take(slot int, q *flow.Queue, maxElements int) *work {
 		return nil
 	}
 	w := s.newWork(slot, elements)
-	w.blocks = q.Take(maxElements, s.x.cfg.MaxBundleBytes)
+	w.blocks = q.Take(maxElements, s.bundleBytes())
 	for _, b := range w.blocks {
 		w.minInput = min(w.minInput, b.MinTimestamp())
 	}

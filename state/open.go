@@ -44,7 +44,7 @@ const (
 	baseFileSize    = 8 << 20  // of the level that level 0 goes to; doubles with each level
 
 	// The list of tables is part of each Cut, with all its changes since it was last written afresh.
-	maxManifest = 1 << 20
+	maxManifest = 256 << 10
 
 	epochShift = 40 // lower bits of a sequence count chunks, upper bits count how often the database was opened
 )
@@ -154,7 +154,7 @@ func (db *DB) pebbleOptions(opts Options) *pebble.Options {
 		DisableWAL:                  true,
 		FormatMajorVersion:          pebbleFormat,
 		MemTableSize:                uint64(opts.MemTable),
-		MemTableStopWritesThreshold: 2,
+		MemTableStopWritesThreshold: 3,
 		L0CompactionThreshold:       4,
 		L0StopWritesThreshold:       24,
 		// One compaction at a time, two when there is a debt: each needs buffers for its input and output blocks.

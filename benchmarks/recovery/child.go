@@ -259,10 +259,10 @@ func (c *child) resume(ctx context.Context) error {
 type filled struct {
 	StateBytes     int64   `json:"-"`
 	Bytes          int64   `json:"state_bytes"`
-	Uploaded1      float64 `json:"uploaded_after_1_percent"` // share of the state
-	PlainPerS      float64 `json:"updates_per_s"`
-	CheckpointPerS float64 `json:"updates_per_s_with_checkpoints"`
-	Ratio          float64 `json:"throughput_ratio"` // median of the rounds
+	Uploaded1      float64 `json:"uploaded_after_1_percent"`       // share of the state
+	PlainPerS      float64 `json:"updates_per_s"`                  // median of the rounds
+	CheckpointPerS float64 `json:"updates_per_s_with_checkpoints"` // the same
+	Ratio          float64 `json:"throughput_ratio"`               // median of the rounds
 	PauseP50       float64 `json:"pause_ms_p50"`
 	PauseP99       float64 `json:"pause_ms_p99"`
 	Checkpoints    int     `json:"checkpoints"`
@@ -302,24 +302,9 @@ func (c *child) fill(ctx context.Context) error {
 	}
 	r.Uploaded1 = float64(int64(1e4*float64(little.Uploaded)/float64(little.Size))) / 1e4
 	c.limit.Store(1 << 62)
-	var ratios []float64
-	var taken []engine.CheckpointInfo
-	for range c.o.rounds {
-		plain, _, err := c.turn(ctx, false)
-		if err != nil {
-			return err
-		}
-		with, p, err := c.turn(ctx, true)
-		if err != nil {
-			return err
-		}
-		ratios = append(ratios, with/plain)
-		taken = append(taken, p...)
-		r.PlainPerS, r.CheckpointPerS = max(r.PlainPerS, measure.Round(plain)), max(r.CheckpointPerS, measure.Round(with))
+	if err := c.compare(ctx, &r); err != nil {
+		return err
 	}
-	slices.Sort(ratios)
-	r.Ratio = float64(int64(1000*ratios[len(ratios)/2])) / 1000
-	r.underLoad(taken)
 	u, err := measure.Self()
 	if err != nil {
 		return err
@@ -336,6 +321,39 @@ func (c *child) fill(ctx context.Context) error {
 	<-ctx.Done()
 	return nil
 }
+
+// compare lets turns without and with checkpoints alternate. The first turn is not counted: what random updates cost grows until
+// as much garbage is collected as is made. The machine and the state change slowly besides, so each turn with checkpoints is
+// compared to the mean of those before and after it.
+func (c *child) compare(ctx context.Context, r *filled) error {
+	if _, _, err := c.turn(ctx, true); err != nil {
+		return err
+	}
+	before, _, err := c.turn(ctx, false)
+	if err != nil {
+		return err
+	}
+	var ratios, plain, with []float64
+	var taken []engine.CheckpointInfo
+	for range c.o.rounds {
+		perSecond, p, err := c.turn(ctx, true)
+		if err != nil {
+			return err
+		}
+		after, _, err := c.turn(ctx, false)
+		if err != nil {
+			return err
+		}
+		ratios, plain, with = append(ratios, 2*perSecond/(before+after)), append(plain, (before+after)/2), append(with, perSecond)
+		taken, before = append(taken, p...), after
+	}
+	r.Ratio = float64(int64(1000*middle(ratios))) / 1000
+	r.PlainPerS, r.CheckpointPerS = measure.Round(middle(plain)), measure.Round(middle(with))
+	r.underLoad(taken)
+	return nil
+}
+
+func middle(list []float64) float64 { return slices.Sorted(slices.Values(list))[len(list)/2] }
 
 // underLoad sums up the checkpoints that were made while the job ran at full speed.
 func (f *filled) underLoad(taken []engine.CheckpointInfo) {
