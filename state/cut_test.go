@@ -4,9 +4,13 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"math/rand/v2"
+	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
+	"time"
 )
 
 // TestCutIsAnInstant: while writers commit as fast as they can, each cut has exactly what was committed when it began, though
@@ -107,5 +111,59 @@ func checkCut(t *testing.T, name string, want [4]uint64) {
 	}
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestIdleCutsAreSmall: a cut of a database that nothing was committed to has next to nothing that the one before did not have.
+// (Descriptions shared tables with data, which were written again for each cut.)
+func TestIdleCutsAreSmall(t *testing.T) {
+	dir := t.TempDir()
+	db := openTest(t, filepath.Join(dir, "db"), Options{MemTable: 1 << 20, CacheBytes: 4 << 20})
+	cell, err := db.Cell("values")
+	if err != nil {
+		t.Fatal(err)
+	}
+	value := make([]byte, 200) // too small to be apart from its key
+	random := rand.NewChaCha8([32]byte{})
+	for n := range 40 {
+		tx := db.Begin()
+		for k := range 1000 {
+			_, _ = random.Read(value)
+			if err := tx.Set(uint16(k%128), cell, binary.BigEndian.AppendUint64(nil, uint64(n*1000+k)), value); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := tx.Commit(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const cuts = 40
+	seen := make(map[string]bool)
+	var added, total int64 // by the second half of the cuts, in the last
+	for cut := range cuts {
+		to := filepath.Join(dir, "cuts", strconv.Itoa(cut))
+		if err := db.Cut(to); err != nil {
+			t.Fatal(err)
+		}
+		files, err := os.ReadDir(to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		total = 0
+		for _, f := range files {
+			info, err := f.Info()
+			if err != nil {
+				t.Fatal(err)
+			}
+			total += info.Size()
+			if !seen[f.Name()] && cut >= cuts/2 {
+				added += info.Size()
+			}
+			seen[f.Name()] = filepath.Ext(f.Name()) == ".sst"
+		}
+		time.Sleep(10 * time.Millisecond) // compactions are under way
+	}
+	if added > total/10 {
+		t.Errorf("%d cuts of %d bytes had %d bytes that were new", cuts/2, total, added)
 	}
 }

@@ -41,7 +41,7 @@ const (
 	bloomBitsPerKey = 10 // 1 % false positives
 	blockSize       = 8 << 10
 	flushFileSize   = 32 << 20 // of level 0, values included: a flush makes one table, and one file of values
-	baseFileSize    = 8 << 20  // of the level that level 0 goes to; doubles with each level
+	baseFileSize    = 2 << 20  // of the level that level 0 goes to; doubles with each level. Who changes a key changes a file
 
 	// The list of tables is part of each Cut, with all its changes since it was last written afresh.
 	maxManifest = 256 << 10
@@ -169,9 +169,14 @@ func (db *DB) pebbleOptions(opts Options) *pebble.Options {
 			Enabled: true, MinimumSize: separateValue, MaxBlobReferenceDepth: blobDepth, RewriteMinimumAge: blobAge, TargetGarbageRatio: blobGarbage,
 		}
 	}
-	// Pebble's guess that keys with a common prefix are versions of one value is wrong here.
-	o.Experimental.SpanPolicyFunc = func([]byte) (pebble.SpanPolicy, []byte, error) {
-		return pebble.SpanPolicy{DisableValueSeparationBySuffix: true}, nil, nil
+	// Pebble's guess that keys with a common prefix are versions of one value is wrong here. The description, which each Cut
+	// changes, is in tables of its own: else each compaction of it writes a table of data again, which is uploaded again.
+	description := appendPrefix(nil, metaGroup, 0)
+	o.Experimental.SpanPolicyFunc = func(start []byte) (_ pebble.SpanPolicy, end []byte, _ error) {
+		if bytes.Compare(start, description) < 0 {
+			end = description
+		}
+		return pebble.SpanPolicy{DisableValueSeparationBySuffix: true}, end, nil
 	}
 	o.TargetFileSizes[0], o.TargetFileSizes[1] = flushFileSize, baseFileSize
 	for i := range o.Levels {
