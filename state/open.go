@@ -41,7 +41,7 @@ const (
 	bloomBitsPerKey = 10 // 1 % false positives
 	blockSize       = 8 << 10
 	flushFileSize   = 32 << 20 // of level 0, values included: a flush makes one table, and one file of values
-	baseFileSize    = 2 << 20  // of the level that level 0 goes to; doubles with each level. Who changes a key changes a file
+	baseFileSize    = 16 << 20 // of the level that level 0 goes to; doubles with each level
 
 	// The list of tables is part of each Cut, with all its changes since it was last written afresh.
 	maxManifest = 256 << 10
