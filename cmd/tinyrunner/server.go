@@ -417,7 +417,17 @@ func (s *server) stop() error {
 	}
 	s.workerServer.Stop()
 	if s.webServer != nil {
-		err = errors.Join(err, s.webServer.Close())
+		err = errors.Join(err, endAnswers(s.webServer))
 	}
 	return err
+}
+
+// endAnswers closes a server once it has answered what it was asked: the one who ended this process by REST waits for that.
+func endAnswers(s *http.Server) error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
+	defer cancel()
+	if err := s.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return s.Close()
 }
