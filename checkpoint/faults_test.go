@@ -58,37 +58,49 @@ func cycle(ctx context.Context, t *testing.T, b objstore.Bucket, n int64, rec Re
 // For each single call of the bucket in the life of an owner that comes after another one: when it fails, at each point, the next owner
 // finds the newest complete checkpoint and leaves nothing that is not needed.
 func TestFaults(t *testing.T) {
+	eachFault(t, func(t *testing.T, f *objstore.Faulty, mem *memory, arm func()) (verify func(call string), attempt error) {
+		newest := struct {
+			id    int64
+			files tree
+		}{}
+		note := func(id int64, files tree) { newest.id, newest.files = id, files }
+		check(t, cycle(t.Context(), t, f, 1, record(t, "first"), note))
+		crashed(t, mem)
+		arm()
+		err := cycle(t.Context(), t, f, 2, record(t, "second"), note)
+		return func(call string) {
+			s := claim(t, f, Record{})
+			if id, got := restoreNewest(t, s); id < newest.id || id == newest.id && !maps.Equal(got, newest.files) {
+				t.Errorf("%s: restored checkpoint %d, %v; want %d", call, id, got, newest.id)
+			}
+			check(t, cycle(t.Context(), t, f, 3, Record{}, note))
+			if g := garbage(t, f, "pre/fix/job/"); len(g) > 0 {
+				t.Errorf("%s: garbage %v", call, g)
+			}
+		}, err
+	})
+}
+
+// eachFault lets each single call that an attempt makes fail, before, midway and after it takes effect. The attempt begins with arm,
+// and may fail with the injected error only; verify looks at what is left, when nothing fails any more.
+func eachFault(t *testing.T, try func(t *testing.T, f *objstore.Faulty, mem *memory, arm func()) (verify func(call string), attempt error)) {
+	t.Helper()
 	total := 0
 	for n := 1; ; n++ {
 		calls := 0
 		for _, point := range []objstore.Point{objstore.Before, objstore.Midway, objstore.After} {
 			mem := newMemory()
 			f := objstore.NewFaulty(mem)
-			newest := struct {
-				id    int64
-				files tree
-			}{}
-			note := func(id int64, files tree) { newest.id, newest.files = id, files }
-			check(t, cycle(t.Context(), t, f, 1, record(t, "first"), note))
-			crashed(t, mem)
-			f.Fail(n, n, point)
-			err := cycle(t.Context(), t, f, 2, record(t, "second"), note)
+			verify, err := try(t, f, mem, func() { f.Fail(n, n, point) })
 			if calls = len(f.Calls()); calls < n {
 				break
 			}
-			failed := f.Calls()[n-1]
+			call := fmt.Sprintf("call %d, %v, %v", n, f.Calls()[n-1], point)
 			if err != nil && !errors.Is(err, objstore.ErrInjected) {
-				t.Errorf("call %d, %v, %v: %v", n, failed, point, err)
+				t.Errorf("%s: %v", call, err)
 			}
 			f.Fail(0, 0, objstore.Before)
-			s := claim(t, f, Record{})
-			if id, got := restoreNewest(t, s); id < newest.id || id == newest.id && !maps.Equal(got, newest.files) {
-				t.Errorf("call %d, %v, %v: restored checkpoint %d, %v; want %d", n, failed, point, id, got, newest.id)
-			}
-			check(t, cycle(t.Context(), t, f, 3, Record{}, note))
-			if g := garbage(t, f, "pre/fix/job/"); len(g) > 0 {
-				t.Errorf("call %d, %v, %v: garbage %v", n, failed, point, g)
-			}
+			verify(call)
 			total++
 		}
 		if calls < n {

@@ -123,11 +123,7 @@ func (s *Store) clearAll(ctx context.Context) error {
 	}
 	s.op.Lock()
 	defer s.op.Unlock()
-	err := s.clear(ctx)
-	if errors.As(err, new(*FencedError)) {
-		return nil // somebody has begun the job anew, and clears up
-	}
-	return err
+	return s.clear(ctx)
 }
 
 // objects are all of the job, with their sizes in bytes.

@@ -133,37 +133,21 @@ func TestForgetRival(t *testing.T) {
 
 // TestForgetFaults: each single call of the bucket fails, at each point. Then it is forgotten once more, and all is gone.
 func TestForgetFaults(t *testing.T) {
-	for n := 1; ; n++ {
-		calls := 0
-		for _, point := range []objstore.Point{objstore.Before, objstore.Midway, objstore.After} {
-			mem := newMemory()
-			left(t, mem)
-			f := objstore.NewFaulty(mem)
-			f.Fail(n, n, point)
-			cfg := testConfig(f)
-			_, err := Forget(t.Context(), cfg, testQuiet)
-			if calls = len(f.Calls()); calls < n {
-				break
-			}
-			failed := f.Calls()[n-1]
-			if err != nil && !errors.Is(err, objstore.ErrInjected) {
-				t.Errorf("call %d, %v, %v: %v", n, failed, point, err)
-			}
-			f.Fail(0, 0, objstore.Before)
+	eachFault(t, func(t *testing.T, f *objstore.Faulty, mem *memory, arm func()) (verify func(call string), attempt error) {
+		left(t, mem)
+		arm()
+		_, err := Forget(t.Context(), testConfig(f), testQuiet)
+		return func(call string) {
 			again := testConfig(f)
 			again.Owner.PID++ // another process
 			again.Clock = func() time.Time { return began.Add(3 * time.Hour) }
 			if _, err := Forget(t.Context(), again, testQuiet); err != nil {
-				t.Errorf("call %d, %v, %v: once more: %v", n, failed, point, err)
+				t.Errorf("%s: once more: %v", call, err)
 			}
 			forgotten(t, mem)
 			if t.Failed() {
-				t.Fatalf("call %d, %v, %v", n, failed, point)
+				t.Fatal(call)
 			}
-		}
-		if calls < n {
-			t.Logf("%d calls", calls)
-			return
-		}
-	}
+		}, err
+	})
 }

@@ -205,15 +205,19 @@ func (s *Store) end(ctx context.Context, how string) error {
 	if err != nil && !errors.Is(err, ErrEnded) {
 		return err
 	}
-	err = s.clear(ctx)
+	return s.clear(ctx)
+}
+
+// clear deletes everything but the newest entry, an end, unless somebody has begun the job anew, who clears up.
+func (s *Store) clear(ctx context.Context) error {
+	err := s.clearBefore(ctx)
 	if errors.As(err, new(*FencedError)) {
-		return nil // somebody has begun the job anew, and clears up
+		return nil
 	}
 	return err
 }
 
-// clear deletes everything but the newest entry.
-func (s *Store) clear(ctx context.Context) error {
+func (s *Store) clearBefore(ctx context.Context) error {
 	found, err := s.foreign(ctx)
 	if err != nil {
 		return err

@@ -188,7 +188,7 @@ func (h *Handler) vertexAccumulators(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := vertexAccumulatorsJSON{ID: hexID(s.Name), User: []accumulatorJSON{}}
+	out := vertexAccumulatorsJSON{ID: HexID(s.Name), User: []accumulatorJSON{}}
 	var own []userMetric
 	for _, m := range all.user {
 		if slices.Contains(s.Transforms, m.transform) {
@@ -207,7 +207,7 @@ func (h *Handler) subtasksAccumulators(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := subtasksAccumulatorsJSON{ID: hexID(s.Name), Parallelism: i.Slots, Subtasks: []subtaskAccumulatorsJSON{}}
+	out := subtasksAccumulatorsJSON{ID: HexID(s.Name), Parallelism: i.Slots, Subtasks: []subtaskAccumulatorsJSON{}}
 	for k := range i.Slots {
 		out.Subtasks = append(out.Subtasks, subtaskAccumulatorsJSON{
 			Subtask: k, Attempt: i.Restarts, Host: h.host(), Endpoint: h.endpoint(), User: []accumulatorJSON{},
@@ -225,6 +225,6 @@ func (h *Handler) attemptAccumulators(r *http.Request) (any, error) {
 		return nil, err
 	}
 	return subtaskAccumulatorsJSON{
-		Subtask: k, Attempt: i.Restarts, ID: fmt.Sprintf("%s_%s_%d_%d", hexID(i.ID), hexID(s.Name), k, i.Restarts), User: []accumulatorJSON{},
+		Subtask: k, Attempt: i.Restarts, ID: fmt.Sprintf("%s_%s_%d_%d", HexID(i.ID), HexID(s.Name), k, i.Restarts), User: []accumulatorJSON{},
 	}, nil
 }

@@ -286,7 +286,7 @@ func (h *Handler) checkpointDetails(r *http.Request) (any, error) {
 	stages := h.stages(j, i).all
 	out := newCheckpoint(c, i.Slots*len(stages))
 	for _, s := range stages {
-		out.Tasks[hexID(s.Name)] = newTaskCheckpoint(c, s.Name, i.Slots)
+		out.Tasks[HexID(s.Name)] = newTaskCheckpoint(c, s.Name, i.Slots)
 	}
 	return out, nil
 }

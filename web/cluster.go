@@ -246,8 +246,8 @@ type Harness struct {
 	Error           string
 }
 
-// hexID makes an id of 32 hex digits of a name, as Flink's clients want them.
-func hexID(name string) string {
+// HexID makes an id of 32 hex digits of a name or of a job's own id, as Flink's clients want them: all of REST calls things by it.
+func HexID(name string) string {
 	sum := sha256.Sum256([]byte(name))
 	return hex.EncodeToString(sum[:16])
 }

@@ -47,6 +47,14 @@ func (c *fakeCluster) Jobs() []Job {
 	return out
 }
 
+// oneJob is a cluster that has one job only.
+type oneJob struct {
+	*fakeCluster
+	job Job
+}
+
+func (c oneJob) Jobs() []Job { return []Job{c.job} }
+
 func (c *fakeCluster) Memory() Memory {
 	return Memory{Limit: 250 << 20, PoolLimit: 32 << 20, PoolUsed: 65536, PoolSpilled: 7, CacheLimit: 60 << 20, CacheInUse: 5 << 20,
 		MemTables: 1 << 20, Resident: 90 << 20, ResidentFile: 30 << 20}

@@ -17,7 +17,7 @@ func mayFail() []int { return []int{http.StatusNotImplemented, http.StatusServic
 func FuzzRequests(f *testing.F) {
 	h := newTestHandler(f, example(time.Now()), nil)
 	for _, rt := range h.routes() {
-		f.Add(rt.method, strings.NewReplacer("{job}", hexID("words-abc"), "{vertex}", hexID("Group"), "{taskmanager}", taskManagerID).Replace(rt.path), "get=a&agg=max", "{}")
+		f.Add(rt.method, strings.NewReplacer("{job}", HexID("words-abc"), "{vertex}", HexID("Group"), "{taskmanager}", taskManagerID).Replace(rt.path), "get=a&agg=max", "{}")
 	}
 	f.Add("POST", "/jars/upload", "", uberJar(f, nil))
 	f.Fuzz(func(t *testing.T, method, path, query, body string) {
@@ -69,7 +69,7 @@ func newMalformed(h *Handler) *malformed {
 	for _, rt := range m.routes {
 		m.parts = append(m.parts, strings.Split(strings.Trim(rt.path, "/"), "/")...)
 	}
-	m.parts = append(m.parts, hexID("words-abc"), hexID("Group"), hexID("done"), "tinyrunner", "0", "-1", "99999999999999999999", "..", "", "%", "\x00",
+	m.parts = append(m.parts, HexID("words-abc"), HexID("Group"), HexID("done"), "tinyrunner", "0", "-1", "99999999999999999999", "..", "", "%", "\x00",
 		"\xff", "v1", "\u00e9", strings.Repeat("a", 5000), "a/../../etc/passwd", "healthz", "metrics")
 	return m
 }
@@ -92,7 +92,7 @@ func (m *malformed) target() (method, path string) {
 	parts := strings.Split(rt.path, "/")
 	for k, part := range parts {
 		switch known := map[string]string{
-			"{job}": hexID("words-abc"), "{vertex}": hexID("Group"), "{taskmanager}": taskManagerID, "{checkpoint}": "3", "{subtask}": "1", "{attempt}": "1",
+			"{job}": HexID("words-abc"), "{vertex}": HexID("Group"), "{taskmanager}": taskManagerID, "{checkpoint}": "3", "{subtask}": "1", "{attempt}": "1",
 		}[part]; {
 		case known != "" && m.IntN(4) > 0:
 			parts[k] = known
@@ -110,10 +110,10 @@ func (m *malformed) target() (method, path string) {
 func (m *malformed) body() string {
 	valid := []string{
 		`{"triggerId":"abababababababababababababababab","drain":true}`, `{"savepoint-path":"file:///../x"}`, `{"target-directory":"file:///x"}`,
-		`{"` + hexID("Group") + `":{"parallelism":{"lowerBound":1,"upperBound":2}}}`, `{"savepointPath":"s3://x","allowNonRestoredState":true}`,
+		`{"` + HexID("Group") + `":{"parallelism":{"lowerBound":1,"upperBound":2}}}`, `{"savepointPath":"s3://x","allowNonRestoredState":true}`,
 		"--x\r\nContent-Disposition: form-data; name=\"jarfile\"; filename=\"../../x.jar\"\r\n\r\nPK\x03\x04\r\n--x--\r\n",
 	}
-	text := m.pick(9, "", "{", "}", "[", "]", `"triggerId"`, ":", `"x"`, "null", "1e999", "-1", `"parallelism"`, `{"lowerBound":1}`, hexID("Group"), ",", "\x00")
+	text := m.pick(9, "", "{", "}", "[", "]", `"triggerId"`, ":", `"x"`, "null", "1e999", "-1", `"parallelism"`, `{"lowerBound":1}`, HexID("Group"), ",", "\x00")
 	if m.IntN(2) == 0 {
 		text = valid[m.IntN(len(valid))]
 		for range m.IntN(3) { // spoilt

@@ -257,7 +257,7 @@ func (h *Handler) notFound(w http.ResponseWriter, r *http.Request) {
 // find finds a job by its own id or by the hex one; nil: there is none.
 func (h *Handler) find(id string) Job {
 	for _, j := range h.Cluster.Jobs() {
-		if j.ID() == id || hexID(j.ID()) == id {
+		if j.ID() == id || HexID(j.ID()) == id {
 			return j
 		}
 	}
@@ -290,7 +290,7 @@ func (h *Handler) vertex(r *http.Request) (Job, Info, Stage, error) {
 	if k, ok := stages.byID[id]; ok {
 		return j, i, stages.all[k], nil
 	}
-	return nil, Info{}, Stage{}, missing("Vertex %s not found in job %s", id, hexID(i.ID))
+	return nil, Info{}, Stage{}, missing("Vertex %s not found in job %s", id, HexID(i.ID))
 }
 
 func isHexID(s string) bool {

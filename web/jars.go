@@ -286,7 +286,7 @@ func (h *Handler) submitJar(r *http.Request, j jar, how Submission) (any, error)
 	if rerr := os.RemoveAll(dir); rerr != nil {
 		h.log.Warn("files of a jar are left behind", "dir", filepath.Base(dir), "error", rerr)
 	}
-	return jarRunJSON{hexID(id)}, err
+	return jarRunJSON{HexID(id)}, err
 }
 
 func (h *Handler) submit(r *http.Request, j jar, dir string, how Submission) (string, error) {
@@ -330,7 +330,7 @@ func (h *Handler) restore(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, badRequest("%v", err)
 	}
-	return jarRunJSON{hexID(id)}, nil
+	return jarRunJSON{HexID(id)}, nil
 }
 
 func (h *Handler) deleteJar(r *http.Request) (any, error) {

@@ -122,7 +122,7 @@ func TestUberJar(t *testing.T) {
 		t.Errorf("jars: %s", body)
 	}
 	code, _, body := call(t, h, http.MethodPost, "/v1/jars/"+id+"/run", `{"entryClass":"org.apache.beam.runners.flink.FlinkPipelineRunner"}`)
-	if want := fmt.Sprintf(`{"jobid":"%s"}`, hexID("new-job")); code != http.StatusOK || string(body) != want {
+	if want := fmt.Sprintf(`{"jobid":"%s"}`, HexID("new-job")); code != http.StatusOK || string(body) != want {
 		t.Errorf("run: %d %s, want %s", code, body, want)
 	}
 	for _, want := range []int{http.StatusOK, http.StatusNotFound} {

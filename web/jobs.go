@@ -58,7 +58,7 @@ func (h *Handler) jobIDs(*http.Request) (any, error) {
 	ids := []jobIDJSON{}
 	for _, j := range h.Cluster.Jobs() {
 		i := j.Info()
-		ids = append(ids, jobIDJSON{ID: hexID(i.ID), Status: flinkState(i.state())})
+		ids = append(ids, jobIDJSON{ID: HexID(i.ID), Status: flinkState(i.state())})
 	}
 	return jobIDsJSON{ids}, nil
 }
@@ -76,7 +76,7 @@ func (h *Handler) jobsOverview(*http.Request) (any, error) {
 		}
 		tasks["total"] = total
 		list = append(list, jobSummaryJSON{
-			JID: hexID(i.ID), Name: i.Name, StartTime: start, EndTime: end, Duration: duration, State: flinkState(i.state()),
+			JID: HexID(i.ID), Name: i.Name, StartTime: start, EndTime: end, Duration: duration, State: flinkState(i.state()),
 			LastModification: i.Changes[len(i.Changes)-1].At.UnixMilli(), Tasks: tasks,
 		})
 	}
@@ -125,7 +125,7 @@ func (h *Handler) jobDetails(r *http.Request) (any, error) {
 	stages := h.stages(j, i).all
 	start, end, duration := times(i, now)
 	out := jobJSON{
-		JID: hexID(i.ID), Name: i.Name, State: flinkState(i.state()), JobType: jobType(i),
+		JID: HexID(i.ID), Name: i.Name, State: flinkState(i.state()), JobType: jobType(i),
 		StartTime: start, EndTime: end, Duration: duration, MaxParallelism: i.MaxParallelism, Now: now.UnixMilli(),
 		Timestamps: timestamps(i), Vertices: []vertexJSON{}, StatusCounts: make(map[string]int), Plan: newPlan(i, stages),
 	}
@@ -164,7 +164,7 @@ func newVertex(i Info, s Stage, now time.Time) vertexJSON {
 	start, end, duration := s.times(i, now)
 	counters := s.counters()
 	return vertexJSON{
-		ID: hexID(s.Name), SlotSharingGroupID: hexID(i.ID), Name: s.Name, MaxParallelism: i.MaxParallelism,
+		ID: HexID(s.Name), SlotSharingGroupID: HexID(i.ID), Name: s.Name, MaxParallelism: i.MaxParallelism,
 		Parallelism: i.Slots, Status: taskState(i, s), StartTime: start, EndTime: end, Duration: duration, Tasks: tasks(i, s, i.Slots),
 		Metrics: newIO(counters[len(counters)-1], time.Duration(duration)*time.Millisecond, i.Slots),
 	}
@@ -182,11 +182,11 @@ func tasks(i Info, s Stage, n int) map[string]int {
 
 // newPlan has names as HTML, as Flink's have them: its UI draws them as that.
 func newPlan(i Info, stages []Stage) planJSON {
-	p := planJSON{JID: hexID(i.ID), Name: i.Name, Type: jobType(i), Nodes: []nodeJSON{}}
+	p := planJSON{JID: HexID(i.ID), Name: i.Name, Type: jobType(i), Nodes: []nodeJSON{}}
 	for _, s := range stages {
-		n := nodeJSON{ID: hexID(s.Name), Parallelism: i.Slots, Operator: s.Kind, Description: html.EscapeString(s.Name), OptimizerProperties: map[string]any{}}
+		n := nodeJSON{ID: HexID(s.Name), Parallelism: i.Slots, Operator: s.Kind, Description: html.EscapeString(s.Name), OptimizerProperties: map[string]any{}}
 		for k, in := range s.Inputs {
-			e := edgeJSON{Num: k, ID: hexID(in.Stage), ShipStrategy: "REBALANCE", Exchange: "pipelined_bounded"}
+			e := edgeJSON{Num: k, ID: HexID(in.Stage), ShipStrategy: "REBALANCE", Exchange: "pipelined_bounded"}
 			if in.Keyed {
 				e.ShipStrategy = "HASH"
 			}
@@ -232,7 +232,7 @@ func (h *Handler) jobConfig(r *http.Request) (any, error) {
 		user[name] = value
 	}
 	mode := "PIPELINED"
-	return jobConfigJSON{JID: hexID(i.ID), Name: i.Name, ExecutionConfig: executionConfigJSON{
+	return jobConfigJSON{JID: HexID(i.ID), Name: i.Name, ExecutionConfig: executionConfigJSON{
 		Mode: mode, RestartStrategy: "back to the last checkpoint when a sink has lost its writes, else fail",
 		Parallelism: i.Slots, UserConfig: user,
 	}}, nil
@@ -312,7 +312,7 @@ func (h *Handler) executionResult(r *http.Request) (any, error) {
 	if end < start {
 		return executionResultJSON{Status: queueStatusJSON{"IN_PROGRESS"}}, nil
 	}
-	result := &jobResultJSON{ID: hexID(i.ID), Accumulators: map[string]string{}, NetRuntime: duration}
+	result := &jobResultJSON{ID: HexID(i.ID), Accumulators: map[string]string{}, NetRuntime: duration}
 	switch flinkState(i.state()) {
 	case "FINISHED":
 		result.ApplicationStatus = "SUCCEEDED"

@@ -44,7 +44,7 @@ func latencyMetrics(all []Latency) []measure {
 	}
 	var some []subtask
 	for _, l := range all {
-		name := latencyPrefix + "source_id." + hexID(l.Source) + ".operator_id." + hexID(l.Stage) + ".operator_subtask_index."
+		name := latencyPrefix + "source_id." + HexID(l.Source) + ".operator_id." + HexID(l.Stage) + ".operator_subtask_index."
 		for slot, d := range l.Slots {
 			if d.Count > 0 {
 				some = append(some, subtask{name + strconv.Itoa(slot) + ".latency_", slot, d})
@@ -99,7 +99,7 @@ func liveLatencies(all []Latency) []latencyJSON {
 	out := []latencyJSON{}
 	for _, l := range all {
 		if l.Total.Count > 0 {
-			out = append(out, latencyJSON{linkJSON{ID: hexID(l.Source), Name: l.Source}, inMs(l.Total.P50), inMs(l.Total.P99)})
+			out = append(out, latencyJSON{linkJSON{ID: HexID(l.Source), Name: l.Source}, inMs(l.Total.P50), inMs(l.Total.P99)})
 		}
 	}
 	slices.SortStableFunc(out, func(a, b latencyJSON) int { return cmp.Compare(b.P99, a.P99) })

@@ -28,7 +28,7 @@ func TestLatencyMetrics(t *testing.T) {
 	if len(stages) != len(all) {
 		t.Errorf("metrics of %d stages of %d", len(stages), len(all))
 	}
-	first := "latency.source_id." + hexID("Read") + ".operator_id." + hexID("Stage 0") + ".operator_subtask_index.0.latency_"
+	first := "latency.source_id." + HexID("Read") + ".operator_id." + HexID("Stage 0") + ".operator_subtask_index.0.latency_"
 	if got[0] != (measure{first + "min", "0.75"}) || got[3] != (measure{first + "median", "1.5"}) {
 		t.Errorf("got %v, %v", got[0], got[3])
 	}

@@ -5,17 +5,11 @@ import (
 	"time"
 )
 
-// sizeAge is how old the size of a stage's state may become: it is counted entry by entry.
-const sizeAge = 10 * time.Second
-
 // stageView is one stage of a job.
 type stageView struct {
 	ofJob
 	vertex   string
 	subtasks recent
-
-	sized time.Time // when size was estimated
-	size  maybe
 }
 
 // liveStageJSON is what of a stage does not change while the job runs.
@@ -67,19 +61,17 @@ func (v *stageView) update(now time.Time) error {
 		return err
 	}
 	j, i, stages := l.job, l.info, l.stages
-	k := slices.IndexFunc(stages, func(s Stage) bool { return hexID(s.Name) == v.vertex })
+	k := slices.IndexFunc(stages, func(s Stage) bool { return HexID(s.Name) == v.vertex })
 	if k < 0 {
 		return missing("Job %s has no stage %s: its pipeline has changed", i.Name, v.vertex)
 	}
 	s := stages[k]
-	if now.Sub(v.sized) >= sizeAge {
-		v.sized, v.size = now, maybe(unknown())
-		if n, ok := j.StateSize(s.Name); ok {
-			v.size = known(n)
-		}
+	size := maybe(unknown())
+	if n, ok := j.StateSize(s.Name); ok {
+		size = known(n)
 	}
 	figures := figuresJSON{
-		T: "figures", Row: row(s, l.rates[k]), Bundles: s.Bundles, Splits: s.Splits, StateSize: v.size,
+		T: "figures", Row: row(s, l.rates[k]), Bundles: s.Bundles, Splits: s.Splits, StateSize: size,
 		Subtasks: []numRow{}, Latency: liveLatencies(j.Latencies(s.Name)),
 	}
 	for n, r := range v.subtaskRates(i, stages, k, now) {
@@ -109,7 +101,7 @@ func (v *stageView) subtaskRates(i Info, stages []Stage, k int, now time.Time) [
 func liveStage(j Job, i Info, stages []Stage, k int, now time.Time) liveStageJSON {
 	s := stages[k]
 	out := liveStageJSON{
-		T: "stage", ID: hexID(s.Name), Name: s.Name, Kind: s.Kind, Environment: s.Environment,
+		T: "stage", ID: HexID(s.Name), Name: s.Name, Kind: s.Kind, Environment: s.Environment,
 		Transforms: []string{}, Inputs: []linkJSON{}, Outputs: []linkJSON{},
 	}
 	if s.finished() {
@@ -119,12 +111,12 @@ func liveStage(j Job, i Info, stages []Stage, k int, now time.Time) liveStageJSO
 		out.Transforms = append(out.Transforms, j.Transform(id))
 	}
 	for _, in := range s.Inputs {
-		out.Inputs = append(out.Inputs, linkJSON{hexID(in.Stage), in.Stage, in.Keyed})
+		out.Inputs = append(out.Inputs, linkJSON{HexID(in.Stage), in.Stage, in.Keyed})
 	}
 	for _, other := range stages {
 		for _, in := range other.Inputs {
 			if in.Stage == s.Name {
-				out.Outputs = append(out.Outputs, linkJSON{hexID(other.Name), other.Name, in.Keyed})
+				out.Outputs = append(out.Outputs, linkJSON{HexID(other.Name), other.Name, in.Keyed})
 			}
 		}
 	}

@@ -52,7 +52,7 @@ func (h *Handler) liveJob(j Job, i Info, stages []Stage, rates []Rates, now time
 	start, end, _ := times(i, now)
 	failures := j.Failures()
 	out := liveJobJSON{
-		T: "job", ID: i.ID, Hex: hexID(i.ID), Name: i.Name, State: flinkState(i.state()), Draining: i.draining(), Streaming: i.Streaming,
+		T: "job", ID: i.ID, Hex: HexID(i.ID), Name: i.Name, State: flinkState(i.state()), Draining: i.draining(), Streaming: i.Streaming,
 		Start: start, End: end, Slots: i.Slots, MaxParallelism: i.MaxParallelism, Stages: len(stages), Restarts: i.Restarts,
 		Failures: len(failures), Rate: maybe(busiest(rates)), BackPressured: maybe(mostBackPressured(rates)), Lag: maybe(unknown()),
 		Backlog: maybe(unknown()),
@@ -293,7 +293,7 @@ func graph(stages []Stage) graphJSON {
 	out := graphJSON{T: "graph", Stages: []graphStageJSON{}}
 	for _, s := range stages {
 		g := graphStageJSON{
-			ID: hexID(s.Name), Name: s.Name, Kind: s.Kind, Inputs: []int{}, Harness: s.Environment != "", Transforms: len(s.Transforms),
+			ID: HexID(s.Name), Name: s.Name, Kind: s.Kind, Inputs: []int{}, Harness: s.Environment != "", Transforms: len(s.Transforms),
 		}
 		for _, in := range s.Inputs {
 			if k, ok := index[in.Stage]; ok {

@@ -91,7 +91,7 @@ func exampleOf(t *testing.T, h *Handler, rt route) (path, body, contentType stri
 		jar = between(string(answer), "/jars/", `"`)
 	}
 	const trigger = "abababababababababababababababab"
-	id, job := hexID("Group"), hexID("words-abc")
+	id, job := HexID("Group"), HexID("words-abc")
 	switch rt.path {
 	case "/jobs/{job}/savepoints/{trigger}":
 		call(t, h, http.MethodPost, "/jobs/"+job+"/savepoints", `{"triggerId":"`+trigger+`"}`)
@@ -102,7 +102,7 @@ func exampleOf(t *testing.T, h *Handler, rt route) (path, body, contentType stri
 		return "/savepoint-disposal/" + between(string(answer), `"request-id":"`, `"`), "", ""
 	case "/jobs/{job}/resource-requirements":
 		one := `{"parallelism":{"lowerBound":1,"upperBound":1}}`
-		body = fmt.Sprintf(`{%q:%s,%q:%s}`, hexID("Read"), one, id, one)
+		body = fmt.Sprintf(`{%q:%s,%q:%s}`, HexID("Read"), one, id, one)
 	case "/savepoint-disposal", "/savepoint-restore":
 		body = `{"savepoint-path":"file:///x"}`
 	case "/jars/upload":
@@ -112,7 +112,7 @@ func exampleOf(t *testing.T, h *Handler, rt route) (path, body, contentType stri
 		body = ""
 	}
 	path = strings.NewReplacer("{job}", job, "{vertex}", id, "{checkpoint}", "3", "{trigger}", trigger, "{subtask}", "1",
-		"{attempt}", "1", "{taskmanager}", taskManagerID, "{file}", logFile, "{jar}", jar, "{stored}", hexID("failed")).Replace(rt.path)
+		"{attempt}", "1", "{taskmanager}", taskManagerID, "{file}", logFile, "{jar}", jar, "{stored}", HexID("failed")).Replace(rt.path)
 	return path, body, contentType
 }
 

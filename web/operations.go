@@ -205,7 +205,7 @@ func (h *Handler) runningJob(r *http.Request) (Job, Info, error) {
 		return nil, Info{}, err
 	}
 	if _, ended := i.end(); ended {
-		return nil, Info{}, fail(http.StatusConflict, "Job %s is %s: it has ended", hexID(i.ID), flinkState(i.state()))
+		return nil, Info{}, fail(http.StatusConflict, "Job %s is %s: it has ended", HexID(i.ID), flinkState(i.state()))
 	}
 	return j, i, nil
 }
@@ -224,7 +224,7 @@ func (h *Handler) savepointLocation(dir *string, i Info) (string, error) {
 		return "", badRequest("target directory %q: use file:///DIR or s3://BUCKET/PREFIX", where)
 	}
 	where = fileURL(where)
-	return strings.TrimRight(where, "/") + "/savepoint-" + hexID(i.ID)[:6] + "-" + randomHex(6), nil
+	return strings.TrimRight(where, "/") + "/savepoint-" + HexID(i.ID)[:6] + "-" + randomHex(6), nil
 }
 
 // fileURL is a location with as many slashes as there should be: Java writes file:/DIR.

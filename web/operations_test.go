@@ -136,7 +136,7 @@ func TestFailedRescale(t *testing.T) {
 		c.jobs[len(c.jobs)-1].refuse = errors.New("a bundle does not end")
 		path := names("/jobs/{words}/resource-requirements")
 		one := `{"parallelism":{"lowerBound":1,"upperBound":1}}`
-		if code, _, body := call(t, h, http.MethodPut, path, fmt.Sprintf(`{%q:%s,%q:%s}`, hexID("Read"), one, hexID("Group"), one)); code != http.StatusOK {
+		if code, _, body := call(t, h, http.MethodPut, path, fmt.Sprintf(`{%q:%s,%q:%s}`, HexID("Read"), one, HexID("Group"), one)); code != http.StatusOK {
 			t.Fatalf("%d %s", code, body)
 		}
 		time.Sleep(time.Minute) // it is tried again for some time

@@ -236,7 +236,7 @@ func (h *Handler) taskManagerDetails(r *http.Request) (any, error) {
 			continue
 		}
 		for range i.Slots {
-			out.AllocatedSlots = append(out.AllocatedSlots, allocatedSlotJSON{JobID: hexID(i.ID), Resource: one})
+			out.AllocatedSlots = append(out.AllocatedSlots, allocatedSlotJSON{JobID: HexID(i.ID), Resource: one})
 		}
 	}
 	m, g := h.memory()

@@ -155,7 +155,7 @@ func (s scrape) job(j Job, i Info) {
 	if ended {
 		running = 0
 	}
-	s.gauge("job_info", 1, id, label(i.Name), hexID(i.ID))
+	s.gauge("job_info", 1, id, label(i.Name), HexID(i.ID))
 	s.gauge("job_running", running, id)
 	s.gauge("job_start_time_seconds", seconds(i.start()), id)
 	s.gauge("job_slots", float64(i.Slots), id)
@@ -261,7 +261,7 @@ func label(s string) string {
 	if len(s) <= maxLabel && utf8.ValidString(s) {
 		return s
 	}
-	s, id := strings.ToValidUTF8(s, "?"), hexID(s)[:8]
+	s, id := strings.ToValidUTF8(s, "?"), HexID(s)[:8]
 	return strings.ToValidUTF8(s[:min(len(s), maxLabel-9)], "") + "~" + id
 }
 

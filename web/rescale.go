@@ -34,7 +34,7 @@ func (h *Handler) resourceRequirements(r *http.Request) (any, error) {
 	h.mu.Unlock()
 	out := ordered[requirementJSON]{values: make(map[string]requirementJSON)}
 	for _, s := range j.Stages() {
-		id := hexID(s.Name)
+		id := HexID(s.Name)
 		q, ok := asked[id]
 		if !ok {
 			q = requirementJSON{boundsJSON{1, i.Slots}}
@@ -156,7 +156,7 @@ func (h *Handler) newest(job string, asked requirements) bool {
 func check(asked map[string]*requirementJSON, stages []Stage, maximum int) (int, error) {
 	known := make(map[string]bool)
 	for _, s := range stages {
-		id := hexID(s.Name)
+		id := HexID(s.Name)
 		known[id] = true
 		if asked[id] == nil {
 			return 0, badRequest("The request is incomplete, missing job vertex [%s] resource requirements.", id)

@@ -48,11 +48,11 @@ func names(s string) string {
 		job, stage, both := strings.Cut(strings.Trim(m, "{}"), "/")
 		switch {
 		case both:
-			return hexID(stage)
+			return HexID(stage)
 		case job == "words":
-			return hexID("words-abc")
+			return HexID("words-abc")
 		default:
-			return hexID(job)
+			return HexID(job)
 		}
 	})
 }
@@ -75,7 +75,7 @@ func TestPrefixAndOwnID(t *testing.T) {
 		h := newTestHandler(t, example(time.Now()), nil)
 		for _, pair := range [][2]string{
 			{"/jobs/overview", "/v1/jobs/overview"}, {"/overview", "/v1/overview"}, {"/config", "/v1/config"},
-			{"/jobs/words-abc", "/v1/jobs/" + hexID("words-abc")}, {"/openapi.json", "/v1/openapi.json"},
+			{"/jobs/words-abc", "/v1/jobs/" + HexID("words-abc")}, {"/openapi.json", "/v1/openapi.json"},
 		} {
 			_, _, a := call(t, h, http.MethodGet, pair[0], "")
 			code, _, b := call(t, h, http.MethodGet, pair[1], "{}") // Flink's Java clients send a body with a GET

@@ -43,7 +43,7 @@ func TestReadOnly(t *testing.T) {
 	for _, rt := range h.routes() {
 		path, body, contentType := names("/jobs/{words}"+strings.TrimPrefix(rt.path, "/jobs/{job}")), "{}", "Content-Type: application/json"
 		if !strings.HasPrefix(rt.path, "/jobs/{job}") {
-			path = strings.NewReplacer("{job}", hexID("words-abc"), "{jar}", "x").Replace(rt.path)
+			path = strings.NewReplacer("{job}", HexID("words-abc"), "{jar}", "x").Replace(rt.path)
 		}
 		changes := rt.method != http.MethodGet || strings.Contains(rt.path, "yarn")
 		if rt.changes != changes {

@@ -146,20 +146,13 @@ func (j *slowJob) Stages() []Stage {
 	return j.watchedJob.Stages()
 }
 
-type slowCluster struct {
-	*fakeCluster
-	job *slowJob
-}
-
-func (c slowCluster) Jobs() []Job { return []Job{c.job} }
-
 // TestSharedOnce: while an answer is made, others wait for it, but those who know of something newer.
 func TestSharedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := example(time.Now())
 		job := &slowJob{watchedJob: &watchedJob{fakeJob: c.jobs[0]}, wait: make(chan struct{})}
-		h := newTestHandler(t, c, func(cfg *Config) { cfg.Cluster = slowCluster{c, job} })
-		path := "/jobs/" + hexID(job.ID())
+		h := newTestHandler(t, c, func(cfg *Config) { cfg.Cluster = oneJob{c, job} })
+		path := "/jobs/" + HexID(job.ID())
 		var all sync.WaitGroup
 		codes := make(chan int, 100)
 		for range 10 {
@@ -193,8 +186,8 @@ func TestSharedOnce(t *testing.T) {
 func TestSharedFailure(t *testing.T) {
 	c := example(time.Now())
 	job := &slowJob{watchedJob: &watchedJob{fakeJob: c.jobs[0]}, panics: true}
-	h := newTestHandler(t, c, func(cfg *Config) { cfg.Cluster = slowCluster{c, job} })
-	path := "/jobs/" + hexID(job.ID())
+	h := newTestHandler(t, c, func(cfg *Config) { cfg.Cluster = oneJob{c, job} })
+	path := "/jobs/" + HexID(job.ID())
 	for range 2 {
 		if code, _, _ := call(t, h, http.MethodGet, path, ""); code != http.StatusInternalServerError {
 			t.Errorf("panic: %d", code)
@@ -203,7 +196,7 @@ func TestSharedFailure(t *testing.T) {
 	job.panics = false
 	job.wait = make(chan struct{})
 	close(job.wait)
-	for _, missing := range []string{path + "/vertices/" + hexID("nothing"), "/jobs/" + hexID("nothing"), "/nothing"} {
+	for _, missing := range []string{path + "/vertices/" + HexID("nothing"), "/jobs/" + HexID("nothing"), "/nothing"} {
 		if code, _, _ := call(t, h, http.MethodGet, missing, ""); code != http.StatusNotFound {
 			t.Errorf("%s: %d", missing, code)
 		}
@@ -294,7 +287,7 @@ func BenchmarkCalls(b *testing.B) {
 	var requests []*http.Request
 	for _, rt := range h.routes() {
 		if rt.method == http.MethodGet && !rt.changes && !strings.Contains(rt.path, "{trigger}") {
-			path := strings.NewReplacer("{job}", hexID("words-abc"), "{vertex}", hexID("Group"), "{checkpoint}", "3",
+			path := strings.NewReplacer("{job}", HexID("words-abc"), "{vertex}", HexID("Group"), "{checkpoint}", "3",
 				"{subtask}", "1", "{attempt}", "1", "{taskmanager}", taskManagerID, "{file}", logFile).Replace(rt.path)
 			requests = append(requests, httptest.NewRequest(http.MethodGet, path, nil))
 		}

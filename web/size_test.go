@@ -52,7 +52,7 @@ func BenchmarkLargeJob(b *testing.B) {
 		"/jobs/overview", "/jobs/{words}", "/jobs/{words}/checkpoints/details/3", "/metrics",
 		"/jobs/{words}/vertices/{words/stage}/subtasks/metrics?get=busyTimeMsPerSecond,numRecordsInPerSecond",
 	} {
-		path = strings.ReplaceAll(path, "{words/stage}", hexID("stage100"))
+		path = strings.ReplaceAll(path, "{words/stage}", HexID("stage100"))
 		b.Run(path[:min(len(path), 30)], func(b *testing.B) {
 			for b.Loop() {
 				h.shared.changed() // the answer is made, not that of the call before

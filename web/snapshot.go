@@ -114,7 +114,7 @@ func (h *Handler) stages(j Job, i Info) stages {
 	if e := newEpoch(i); s.stages.byID == nil || !s.stages.serves(e, stagesAge) {
 		s.stages = stages{epoch: e, all: j.Stages(), byID: make(map[string]int)}
 		for k, stage := range s.stages.all {
-			s.stages.byID[hexID(stage.Name)] = k
+			s.stages.byID[HexID(stage.Name)] = k
 		}
 	}
 	return s.stages

@@ -27,20 +27,13 @@ func (j *watchedJob) Metrics() (attempted, committed []*pipepb.MonitoringInfo) {
 	return j.fakeJob.Metrics()
 }
 
-type watchedCluster struct {
-	*fakeCluster
-	job *watchedJob
-}
-
-func (c watchedCluster) Jobs() []Job { return []Job{c.job} }
-
 // TestSnapshots: many who ask at once cost a job one look, but nobody is shown what was before the job's end.
 func TestSnapshots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := example(time.Now())
 		job := &watchedJob{fakeJob: c.jobs[0]}
-		h := newTestHandler(t, c, func(cfg *Config) { cfg.Cluster = watchedCluster{c, job} })
-		base := "/jobs/" + hexID(job.ID())
+		h := newTestHandler(t, c, func(cfg *Config) { cfg.Cluster = oneJob{c, job} })
+		base := "/jobs/" + HexID(job.ID())
 		ask := func(paths ...string) {
 			h.shared.changed()
 			for _, path := range paths {
@@ -58,7 +51,7 @@ func TestSnapshots(t *testing.T) {
 				t.Errorf("%s: %d looks at stages, %d at metrics", when, job.stages, job.metrics)
 			}
 		}
-		vertex := "/vertices/" + hexID(job.fakeJob.stages[0].Name)
+		vertex := "/vertices/" + HexID(job.fakeJob.stages[0].Name)
 		ask("", "/plan", vertex, vertex+"/subtasks/metrics", vertex+"/accumulators", "/accumulators")
 		want("at once", 1, 1)
 		time.Sleep(stagesAge)

@@ -55,7 +55,7 @@ type storedJobJSON struct {
 
 func newStoredJob(s StoredJob) storedJobJSON {
 	out := storedJobJSON{
-		ID: hexID(s.Identity), JID: hexID(s.ID), Name: s.Name, State: "KEPT", How: s.How, Changed: s.Changed.UnixMilli(),
+		ID: HexID(s.Identity), JID: HexID(s.ID), Name: s.Name, State: "KEPT", How: s.How, Changed: s.Changed.UnixMilli(),
 		CheckpointID: -1, CheckpointAt: -1,
 	}
 	if !s.At.IsZero() {
@@ -131,7 +131,7 @@ func (h *Handler) stored(r *http.Request) (StoredJob, error) {
 		return StoredJob{}, unreachable(err)
 	}
 	for _, s := range all {
-		if hexID(s.Identity) == id || hexID(s.ID) == id {
+		if HexID(s.Identity) == id || HexID(s.ID) == id {
 			return s, nil
 		}
 	}

@@ -9,7 +9,7 @@ import (
 )
 
 func TestStoredJobs(t *testing.T) {
-	place := func(identity string) string { return "/stored-jobs/" + hexID(identity) }
+	place := func(identity string) string { return "/stored-jobs/" + HexID(identity) }
 	for _, tt := range []struct {
 		name, method, path string
 		change             func(*fakeCluster, *Config)

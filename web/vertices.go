@@ -140,7 +140,7 @@ func (h *Handler) vertexDetails(r *http.Request) (any, error) {
 	now := time.Now()
 	subtasks, agg := h.newSubtasks(i, s, now)
 	return vertexDetailsJSON{
-		ID: hexID(s.Name), Name: s.Name, Parallelism: i.Slots, MaxParallelism: i.MaxParallelism, Now: now.UnixMilli(),
+		ID: HexID(s.Name), Name: s.Name, Parallelism: i.Slots, MaxParallelism: i.MaxParallelism, Now: now.UnixMilli(),
 		Subtasks: subtasks, Aggregated: agg,
 	}, nil
 }
@@ -190,7 +190,7 @@ func (h *Handler) subtaskOf(r *http.Request) (Job, Info, Stage, int, error) {
 		return nil, Info{}, Stage{}, 0, badRequest("%q is no index of a subtask", chi.URLParam(r, "subtask"))
 	}
 	if k >= i.Slots {
-		return nil, Info{}, Stage{}, 0, missing("Subtask %d not found: vertex %s has %d", k, hexID(s.Name), i.Slots)
+		return nil, Info{}, Stage{}, 0, missing("Subtask %d not found: vertex %s has %d", k, HexID(s.Name), i.Slots)
 	}
 	return j, i, s, k, nil
 }
@@ -248,7 +248,7 @@ func (h *Handler) subtaskTimes(r *http.Request) (any, error) {
 	}
 	now := time.Now()
 	_, end, duration := s.times(i, now)
-	out := subtaskTimesJSON{ID: hexID(s.Name), Name: s.Name, Now: now.UnixMilli(), Subtasks: []subtaskTimeJSON{}}
+	out := subtaskTimesJSON{ID: HexID(s.Name), Name: s.Name, Now: now.UnixMilli(), Subtasks: []subtaskTimeJSON{}}
 	for k := range i.Slots {
 		at := make(map[string]int64)
 		for _, state := range taskStates() {
@@ -460,7 +460,7 @@ func (h *Handler) allJobMetrics(r *http.Request) (any, error) {
 	var all [][]measure
 	for _, j := range h.Cluster.Jobs() {
 		i := j.Info()
-		if len(only) == 0 || slices.Contains(only, hexID(i.ID)) {
+		if len(only) == 0 || slices.Contains(only, HexID(i.ID)) {
 			all = append(all, jobMetrics(i, j.Checkpoints(), time.Now()))
 		}
 	}

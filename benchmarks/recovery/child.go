@@ -371,7 +371,7 @@ func (f *filled) underLoad(taken []engine.CheckpointInfo) {
 }
 
 // settle makes checkpoints until one uploads next to nothing: the tables of the fill have been merged. What is left is the
-// database's list of tables, which is uploaded whole each time and may have a megabyte or two.
+// database's list of tables, which is uploaded whole each time.
 func (c *child) settle(ctx context.Context) (engine.CheckpointInfo, error) {
 	for {
 		info, err := c.job.Checkpoint(ctx, "")

@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"github.com/tinyrunner/tinyrunner/web"
 )
 
 const (
@@ -486,6 +488,27 @@ func (c *client) aggregates(ctx context.Context, job, vertex string, names ...st
 // minPrefix is how much of an id has to be given.
 const minPrefix = 4
 
+// pick returns the job that the first rule finds that finds any; false: there is none. If the rule finds several it is an error,
+// which names them.
+func pick[J any](which string, all []J, named func(J) string, rules ...func(J) bool) (job J, ok bool, err error) {
+	for _, match := range rules {
+		var names []string
+		for _, j := range all {
+			if match(j) {
+				job, names = j, append(names, named(j))
+			}
+		}
+		switch len(names) {
+		case 0:
+		case 1:
+			return job, true, nil
+		default:
+			return job, false, usage("%q may be any of %d jobs, use an id: %s", which, len(names), strings.Join(names, ", "))
+		}
+	}
+	return job, false, nil
+}
+
 // find finds a job by its id, the beginning of it, its name, or the id that Beam's Job API gave it. Of several jobs with one
 // name it is the one that has not ended.
 func (c *client) find(ctx context.Context, which string) (jobSummary, error) {
@@ -493,34 +516,18 @@ func (c *client) find(ctx context.Context, which string) (jobSummary, error) {
 	if err := c.get(ctx, "/jobs/overview", &list); err != nil {
 		return jobSummary{}, err
 	}
-	for _, match := range []func(jobSummary) bool{
-		func(j jobSummary) bool { return j.ID == strings.ToLower(which) },
+	id := strings.ToLower(which)
+	found, ok, err := pick(which, list.Jobs, func(j jobSummary) string { return j.ID + " (" + j.State + ")" },
+		func(j jobSummary) bool { return j.ID == id },
 		func(j jobSummary) bool { return j.Name == which && !j.ended() },
 		func(j jobSummary) bool { return j.Name == which },
-		func(j jobSummary) bool {
-			return len(which) >= minPrefix && strings.HasPrefix(j.ID, strings.ToLower(which))
-		},
-	} {
-		var found []jobSummary
-		for _, j := range list.Jobs {
-			if match(j) {
-				found = append(found, j)
-			}
-		}
-		switch len(found) {
-		case 0:
-		case 1:
-			return found[0], nil
-		default:
-			var ids []string
-			for _, j := range found {
-				ids = append(ids, j.ID+" ("+j.State+")")
-			}
-			return jobSummary{}, usage("%q may be any of %d jobs, use an id: %s", which, len(found), strings.Join(ids, ", "))
-		}
+		func(j jobSummary) bool { return len(id) >= minPrefix && strings.HasPrefix(j.ID, id) },
+	)
+	if ok || err != nil {
+		return found, err
 	}
 	var j jobAnswer
-	err := c.get(ctx, "/jobs/"+url.PathEscape(which), &j)
+	err = c.get(ctx, "/jobs/"+url.PathEscape(which), &j)
 	var told *apiError
 	switch {
 	case errors.As(err, &told) && (told.status == http.StatusNotFound || told.status == http.StatusBadRequest), err == nil && j.ID == "":
@@ -531,7 +538,7 @@ func (c *client) find(ctx context.Context, which string) (jobSummary, error) {
 
 // ofJob reports whether an id in the log, which Beam's Job API gave, belongs to the job: REST names it by a hash.
 func ofJob(logged string, job jobSummary) bool {
-	return restID(logged) == job.ID
+	return web.HexID(logged) == job.ID
 }
 
 // operation waits for something that was triggered: a savepoint or a checkpoint.

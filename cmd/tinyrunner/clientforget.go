@@ -4,8 +4,6 @@ import (
 	"bufio"
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +18,7 @@ import (
 	"github.com/tinyrunner/tinyrunner/checkpoint"
 	"github.com/tinyrunner/tinyrunner/checkpoint/objstore"
 	"github.com/tinyrunner/tinyrunner/engine"
+	"github.com/tinyrunner/tinyrunner/web"
 )
 
 const forgetHelp = `Removes what the store of the checkpoints holds of a job that does not run: its checkpoints, its pipeline and its files. Nothing
@@ -151,28 +150,14 @@ func (j storedAnswer) holds() string {
 // findStored finds a job by name or id. Those that can go on come first.
 func findStored(all []storedAnswer, which string, from jobStore) (storedAnswer, error) {
 	id := strings.ToLower(which)
-	for _, match := range []func(storedAnswer) bool{
-		func(j storedAnswer) bool { return j.ID == id || j.JID == id || j.JID == restID(which) },
+	found, ok, err := pick(which, all, func(j storedAnswer) string { return j.JID + " (" + j.State + ")" },
+		func(j storedAnswer) bool { return j.ID == id || j.JID == id || j.JID == web.HexID(which) },
 		func(j storedAnswer) bool { return j.Name == which && j.State != "ENDED" },
 		func(j storedAnswer) bool { return j.Name == which },
 		func(j storedAnswer) bool { return len(id) >= minPrefix && strings.HasPrefix(j.JID, id) },
-	} {
-		var found []storedAnswer
-		for _, j := range all {
-			if match(j) {
-				found = append(found, j)
-			}
-		}
-		if len(found) == 1 {
-			return found[0], nil
-		}
-		var ids []string
-		for _, j := range found {
-			ids = append(ids, j.JID+" ("+j.State+")")
-		}
-		if len(ids) > 0 {
-			return storedAnswer{}, usage("%q may be any of %d jobs, use an id: %s", which, len(ids), strings.Join(ids, ", "))
-		}
+	)
+	if ok || err != nil {
+		return found, err
 	}
 	var names []string
 	for _, j := range all {
@@ -202,12 +187,6 @@ func confirmed(in io.Reader, out io.Writer, question string) error {
 		return errors.New("nothing was removed")
 	}
 	return nil
-}
-
-// restID is the id by which REST calls a job.
-func restID(own string) string {
-	sum := sha256.Sum256([]byte(own))
-	return hex.EncodeToString(sum[:16])
 }
 
 // serverStore is the store of a running server.
@@ -264,7 +243,7 @@ func (st placeStore) stored(ctx context.Context) ([]storedAnswer, error) {
 	}
 	var out []storedAnswer
 	for _, e := range all {
-		j := storedAnswer{ID: restID(e.Job), JID: restID(e.JobID), Name: cmp.Or(e.Name, e.Job), State: "KEPT", CheckpointID: -1, CheckpointAt: -1, identity: e.Job}
+		j := storedAnswer{ID: web.HexID(e.Job), JID: web.HexID(e.JobID), Name: cmp.Or(e.Name, e.Job), State: "KEPT", CheckpointID: -1, CheckpointAt: -1, identity: e.Job}
 		if e.Ended {
 			j.State = "ENDED"
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tinyrunner/tinyrunner/checkpoint"
 	"github.com/tinyrunner/tinyrunner/checkpoint/objstore"
+	"github.com/tinyrunner/tinyrunner/web"
 )
 
 // abandon puts into a directory what a server leaves of a job that it was running so long ago.
@@ -60,7 +61,7 @@ func TestForgetWithoutServer(t *testing.T) {
 		{[]string{"young", "--yes"}, exitFailed, "may be running: process"},
 		{[]string{"old one", "--yes"}, exitDone, "job old one is forgotten: "},
 		{[]string{"old one", "--yes"}, exitDone, "holds nothing more of job old one"},
-		{[]string{restID("young-1")[:6], "--yes", "--force"}, exitDone, "job young is forgotten: "},
+		{[]string{web.HexID("young-1")[:6], "--yes", "--force"}, exitDone, "job young is forgotten: "},
 		{[]string{"young-1", "--json"}, exitDone, `{"name":"young","objects":0,"bytes":0}`},
 		{[]string{"nobody", "--yes"}, exitUsage, "it holds none that could go on"},
 	} {
