@@ -24,12 +24,17 @@ type loadResult struct {
 	Clients     int     `json:"clients"`
 	Endpoints   int     `json:"endpoints"`
 	CallsPerSec float64 `json:"calls_per_s"`
-	// Ratios of the job's records per second, one a round, and their median: with clients to without.
-	Ratios []float64 `json:"ratios"`
-	Ratio  float64   `json:"ratio"`
-	// CPU of the server for one record, with clients to without; the clients' own CPU, in cores.
-	CPURatio    float64 `json:"cpu_per_record_ratio"`
-	ClientCores float64 `json:"client_cores"`
+	// Ratios of the job's records per second and of the server's CPU for one record, medians of the rounds: with clients to
+	// strangers, which use as much CPU as clients and ask nothing, and with clients to nobody.
+	Ratio         float64   `json:"ratio"`
+	Ratios        []float64 `json:"ratios"`
+	CPURatio      float64   `json:"cpu_per_record_ratio"`
+	RatioAlone    float64   `json:"ratio_to_alone"`
+	RatiosAlone   []float64 `json:"ratios_to_alone"`
+	CPURatioAlone float64   `json:"cpu_per_record_ratio_to_alone"`
+	// The CPU that clients and strangers used themselves, in cores.
+	ClientCores   float64 `json:"client_cores"`
+	StrangerCores float64 `json:"stranger_cores"`
 	// Of the server at the end of the first phase and of the last one, both without clients.
 	GoroutinesBefore int     `json:"goroutines_before"`
 	GoroutinesAfter  int     `json:"goroutines_after"`
@@ -40,7 +45,7 @@ type loadResult struct {
 	LoadAverage      string  `json:"load_average"`
 }
 
-// load alternates phases without and with clients.
+// load has phases with nobody, clients, strangers, clients, nobody and so on: those with clients have one of each beside them.
 func load(ctx context.Context, s settings) (err error) {
 	i, err := start(ctx, s, "demo", "--data_dir=DIR/data", "--http_port=0", "--checkpoints=file://DIR/checkpoints")
 	if err != nil {
@@ -51,24 +56,40 @@ func load(ctx context.Context, s settings) (err error) {
 	if err != nil {
 		return err
 	}
-	if _, err := i.phase(ctx, s, nil); err != nil { // to warm up
+	with, err := i.phase(ctx, s, clients, i.caller(all)) // to warm up, and to see what a call costs a client
+	if err != nil {
 		return err
 	}
+	work := time.Duration(with.others / with.calls * float64(time.Second))
 	var phases []phase
-	fmt.Fprintf(os.Stderr, "%-8s %12s %14s %10s %10s %10s %8s\n", "clients", "records/s", "us CPU/record", "calls/s", "goroutines", "heap MB", "RSS MB")
+	fmt.Fprintf(os.Stderr, "%-10s %12s %14s %10s %12s %10s %10s %8s\n", "beside", "records/s", "us CPU/record", "calls/s", "their cores", "goroutines", "heap MB", "RSS MB")
 	for k := range 2*s.rounds + 1 {
-		var ask []*endpoint
-		if k%2 == 1 {
-			ask = all
+		var p phase
+		switch k % 4 {
+		case 0:
+			p, err = i.phase(ctx, s, nobody, nil)
+		case 1, 3:
+			p, err = i.phase(ctx, s, clients, i.caller(all))
+			with = p
+		case 2:
+			p, err = i.phase(ctx, s, strangers, func(context.Context) (func(int) error, func(), error) {
+				return func(int) error { spin(work); return nil }, func() {}, nil
+			})
+			work = time.Duration(float64(work) * with.others / p.others) // to meet it better the next time
 		}
-		p, err := i.phase(ctx, s, ask)
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(os.Stderr, "%-8d %12.0f %14.3f %10.0f %10d %10.1f %8.1f\n", p.clients, p.rate, p.cpu*1e6, p.calls, p.goroutines, p.heap, p.rss)
+		fmt.Fprintf(os.Stderr, "%-10s %12.0f %14.3f %10.0f %12.3f %10d %10.1f %8.1f\n", p.beside, p.rate, p.cpu*1e6, p.calls, p.others, p.goroutines, p.heap, p.rss)
 		phases = append(phases, p)
 	}
 	return measure.Print(os.Stdout, summary(s, len(all), phases))
+}
+
+// spin uses the CPU for about so long.
+func spin(d time.Duration) {
+	for end := time.Now().Add(d); time.Now().Before(end); {
+	}
 }
 
 func summary(s settings, endpoints int, phases []phase) loadResult {
@@ -78,15 +99,19 @@ func summary(s settings, endpoints int, phases []phase) loadResult {
 		GoroutinesBefore: first.goroutines, GoroutinesAfter: last.goroutines, HeapMBBefore: measure.Round(first.heap),
 		HeapMBAfter: measure.Round(last.heap), RSSMBBefore: measure.Round(first.rss), RSSMBAfter: measure.Round(last.rss),
 	}
-	var cpu []float64
+	var cpu, cpuAlone, calls, cores, stranger []float64
 	for k := 1; k < len(phases); k += 2 {
-		before, with, after := phases[k-1], phases[k], phases[k+1]
-		res.Ratios = append(res.Ratios, with.rate/((before.rate+after.rate)/2))
-		cpu = append(cpu, with.cpu/((before.cpu+after.cpu)/2))
-		res.CallsPerSec += with.calls / float64(s.rounds)
-		res.ClientCores += with.clientCores / float64(s.rounds)
+		with, alone, beside := phases[k], phases[k-1], phases[k+1]
+		if k%4 == 3 {
+			alone, beside = beside, alone
+		}
+		res.Ratios, cpu = append(res.Ratios, with.rate/beside.rate), append(cpu, with.cpu/beside.cpu)
+		res.RatiosAlone, cpuAlone = append(res.RatiosAlone, with.rate/alone.rate), append(cpuAlone, with.cpu/alone.cpu)
+		calls, cores, stranger = append(calls, with.calls), append(cores, with.others), append(stranger, beside.others)
 	}
 	res.Ratio, res.CPURatio = median(res.Ratios), median(cpu)
+	res.RatioAlone, res.CPURatioAlone = median(res.RatiosAlone), median(cpuAlone)
+	res.CallsPerSec, res.ClientCores, res.StrangerCores = median(calls), median(cores), median(stranger)
 	return res
 }
 
@@ -96,15 +121,22 @@ func median(values []float64) float64 {
 	return v[(len(v)-1)/2]
 }
 
+// Who is beside the job in a phase.
+const (
+	nobody    = "nobody"
+	clients   = "clients"
+	strangers = "strangers"
+)
+
 // phase is what a phase was like.
 type phase struct {
-	clients     int
-	rate        float64 // records a second
-	cpu         float64 // seconds of the server for a record
-	calls       float64 // a second
-	clientCores float64
-	goroutines  int // at its end
-	heap, rss   float64
+	beside     string
+	rate       float64 // records a second
+	cpu        float64 // seconds of the server for a record
+	calls      float64 // a second
+	others     float64 // cores that those beside the job used
+	goroutines int     // at its end
+	heap, rss  float64
 }
 
 // counters of the server since its start.
@@ -114,17 +146,37 @@ type counters struct {
 	cpu     float64 // seconds
 }
 
-// phase lasts for its time, with clients if there is something to ask.
-func (i *instance) phase(ctx context.Context, s settings, ask []*endpoint) (phase, error) {
-	polling, stop := context.WithCancel(ctx)
+// enter begins what one of those beside the job does: call is repeated at a pace, and counted by the caller; leave ends it.
+type enter func(context.Context) (call func(k int) error, leave func(), err error)
+
+// caller enters clients that ask for one endpoint after the other.
+func (i *instance) caller(ask []*endpoint) enter {
+	return func(ctx context.Context) (func(int) error, func(), error) {
+		c, err := i.connect(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		return func(k int) error {
+			e := ask[k%len(ask)]
+			return c.get(e.urls[k%len(e.urls)])
+		}, func() { _ = c.Close() }, nil // nothing more is read
+	}
+}
+
+// phase lasts for its time, with s.clients of those who enter, if there are any.
+func (i *instance) phase(ctx context.Context, s settings, beside string, in enter) (phase, error) {
+	running, stop := context.WithCancel(ctx)
 	defer stop()
 	var all sync.WaitGroup
 	var calls, failed atomic.Int64
-	var p phase
-	if len(ask) > 0 {
-		p.clients = s.clients
+	p := phase{beside: beside}
+	if in != nil {
 		for k := range s.clients {
-			all.Go(func() { i.poll(polling, s, ask, k, &calls, &failed) })
+			all.Go(func() {
+				if repeat(running, s, in, k, &calls) != nil && running.Err() == nil {
+					failed.Add(1)
+				}
+			})
 		}
 	}
 	time.Sleep(time.Second) // for connections to be made, and clients before to be gone
@@ -144,7 +196,7 @@ func (i *instance) phase(ctx context.Context, s settings, ask []*endpoint) (phas
 	}
 	seconds := after.at.Sub(before.at).Seconds()
 	p.calls = float64(calls.Load()) / seconds
-	p.clientCores = (ended - usage) / seconds
+	p.others = (ended - usage) / seconds
 	stop()
 	all.Wait()
 	i.client.CloseIdleConnections()
@@ -156,30 +208,25 @@ func (i *instance) phase(ctx context.Context, s settings, ask []*endpoint) (phas
 	return p, i.size(ctx, &p)
 }
 
-// poll asks for one endpoint after the other, at a pace, beginning with the k-th.
-func (i *instance) poll(ctx context.Context, s settings, ask []*endpoint, k int, calls, failed *atomic.Int64) {
+// repeat makes one call after the other at a pace, beginning with the k-th, until ctx ends.
+func repeat(ctx context.Context, s settings, in enter, k int, calls *atomic.Int64) error {
 	time.Sleep(s.pace * time.Duration(k) / time.Duration(s.clients))
-	c, err := i.connect(ctx)
+	call, leave, err := in(ctx)
 	if err != nil {
-		failed.Add(1)
-		return
+		return err
 	}
-	defer func() { _ = c.Close() }() // nothing more is read
+	defer leave()
 	tick := time.NewTicker(s.pace)
 	defer tick.Stop()
 	for ; ; k++ {
-		e := ask[k%len(ask)]
-		if err := c.get(e.urls[k%len(e.urls)]); err != nil {
-			if ctx.Err() == nil {
-				failed.Add(1)
-			}
-			return
+		if err := call(k); err != nil {
+			return err
 		}
 		calls.Add(1)
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return
+			return nil
 		}
 	}
 }

@@ -4,9 +4,10 @@
 // harness, so that --python needs apache-beam): how long do the answers take?
 //
 // Load has 200 clients ask every endpoint in turn about the job of tinyrunner demo, a pipeline that is as fast as the CPU lets it be:
-// how much slower is the job, and does the process grow? Phases with and without clients alternate in one run of one process; the
-// ratio is that of each phase with clients to the mean of its neighbours without. Each client makes two calls a second, which is
-// what an open page of Flink's web UI makes. The clients' own CPU is the job's loss, too, where there are few cores: it is given.
+// how much slower is the job, and does the process grow? Each client makes two calls a second, which is what an open page of Flink's
+// web UI makes. Clients use CPU, too, and on the same machine that is the job's loss whatever the server does: so each phase with
+// clients stands between one with nobody and one with strangers, who use as much CPU as the clients do at the same pace, and ask nothing.
+// What REST costs the job is the ratio to strangers; the ratio to nobody is given beside it. All phases are of one run of one process.
 //
 //	make build venv && go run ./benchmarks/rest
 //
