@@ -94,6 +94,8 @@ func TestRestore(t *testing.T) {
 	}
 
 	p = start()
+	hold := filepath.Join(filepath.Dir(output), "hold")
+	must(t, os.WriteFile(hold, nil, 0o600))
 	restored := tinyrunner(t, p, "restore", stopped["location"])
 	if restored["name"] != "slow" || restored["state"] != "RUNNING" {
 		t.Errorf("restored %v", restored)
@@ -109,6 +111,7 @@ func TestRestore(t *testing.T) {
 	if want := `"is_savepoint":true,"external_path":"` + stopped["location"]; !strings.Contains(latest, want) {
 		t.Errorf("no %s in %s", want, latest)
 	}
+	must(t, os.Remove(hold))
 	waitForState(t, p, restored["job"], "FINISHED")
 	if got := sums(t, output); !slices.Equal(got, wantSums(n)) {
 		t.Errorf("got %v, want %v", got, wantSums(n))
