@@ -14,8 +14,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/ncw/directio"
 )
 
 // Dir is a Bucket in a directory, on a local file system or on NFS. Several processes may use one directory at once.
@@ -25,6 +28,10 @@ type Dir struct {
 
 	mu   sync.Mutex      // protects made; not held during file system calls
 	made map[string]bool // directories known to be on disk: that saves a sync of their parents for each object
+
+	chunks   sync.Pool   // of *[]byte, copyChunk long and aligned
+	buffered atomic.Bool // the file system cannot be written past its cache
+	direct   func(name string, flag int, perm os.FileMode) (*os.File, error)
 }
 
 var (
@@ -37,8 +44,6 @@ const (
 	tempDir = ".tmp"
 	// tempStale is how long nobody has written to a temporary file that NewDir removes. A live Create writes all the time.
 	tempStale = 10 * time.Minute
-	// copyChunk is how much is copied between two looks at the context, bytes.
-	copyChunk = 256 << 10
 	// linkTries bounds how often a Create makes its directory anew when Deletes take it away as empty.
 	linkTries = 10
 )
@@ -48,7 +53,7 @@ func NewDir(ctx context.Context, root string) (*Dir, error) {
 	if !filepath.IsAbs(root) {
 		return nil, fmt.Errorf("open directory %q: not absolute", root)
 	}
-	d := &Dir{root: filepath.Clean(root), made: make(map[string]bool)}
+	d := &Dir{root: filepath.Clean(root), made: make(map[string]bool), direct: directio.OpenFile}
 	if err := d.mkdir(filepath.Join(d.root, tempDir)); err != nil {
 		return nil, d.wrap("open", "", err)
 	}
@@ -82,7 +87,7 @@ func (d *Dir) create(ctx context.Context, name string, r io.ReaderAt, size int64
 	}
 	temp := filepath.Join(d.root, tempDir, rand.Text())
 	defer os.Remove(temp) //nolint:errcheck // best effort: Sweep takes what stays
-	if err := writeFile(ctx, temp, io.NewSectionReader(exact{r}, 0, size)); err != nil {
+	if err := d.writeFile(ctx, temp, io.NewSectionReader(exact{r}, 0, size)); err != nil {
 		return err
 	}
 	if err := d.link(temp, target); err != nil {
@@ -133,33 +138,6 @@ func sameFile(a, b string) bool {
 	ai, aerr := os.Lstat(a)
 	bi, berr := os.Lstat(b)
 	return aerr == nil && berr == nil && os.SameFile(ai, bi)
-}
-
-// writeFile makes the file path with all of r, on disk when it returns.
-func writeFile(ctx context.Context, path string, r *io.SectionReader) (err error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if cerr := f.Close(); err == nil {
-			err = cerr
-		}
-	}()
-	buf := make([]byte, min(copyChunk, r.Size()))
-	for off := int64(0); off < r.Size(); off += int64(len(buf)) {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		chunk := buf[:min(int64(len(buf)), r.Size()-off)]
-		if n, err := r.ReadAt(chunk, off); n < len(chunk) {
-			return err
-		}
-		if _, err := f.Write(chunk); err != nil {
-			return err
-		}
-	}
-	return f.Sync()
 }
 
 // Open opens the object's file.

@@ -1,8 +1,10 @@
 package objstore
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -39,6 +41,37 @@ func TestDirConforms(t *testing.T) {
 		})
 		return d
 	})
+}
+
+// Objects are as long as they should be, in memory and on a disk, where large ones are written past the page cache in whole blocks,
+// and where that cannot be done.
+func TestDirSizes(t *testing.T) {
+	for _, tt := range []struct {
+		name, root string
+		direct     error
+	}{{"memory", tempRoot(t), nil}, {"disk", t.TempDir(), nil}, {"cache only", t.TempDir(), syscall.EINVAL}} {
+		d := openDir(t, tt.root)
+		if tt.direct != nil {
+			d.direct = func(path string, flag int, perm os.FileMode) (*os.File, error) {
+				f, err := os.OpenFile(path, flag, perm)
+				return f, errors.Join(&os.PathError{Op: "open", Path: path, Err: tt.direct}, err, f.Close())
+			}
+		}
+		for _, size := range []int64{0, 1, directSize - 1, directSize, directSize + 1, copyChunk, copyChunk + 1, 2*copyChunk - 1} {
+			name := fmt.Sprint(size)
+			if err := d.Create(t.Context(), name, pattern(byte(size)), size); err != nil {
+				t.Fatal(err)
+			}
+			want := make([]byte, size)
+			_, _ = pattern(byte(size)).ReadAt(want, 0)
+			if got, err := os.ReadFile(filepath.Join(tt.root, name)); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("%s: %s: %d bytes, %v", tt.name, name, len(got), err)
+			}
+		}
+		if tt.direct != nil && !d.buffered.Load() {
+			t.Errorf("%s: it goes on trying", tt.name)
+		}
+	}
 }
 
 // Two processes with one directory: what one deletes and prunes, the other must not miss.

@@ -13,7 +13,7 @@
 //
 // # Stores
 //
-// Dir writes to a temporary file, syncs it and links it to its name, which never replaces. It needs a file system with hard
+// Dir writes to a temporary file, syncs it and links it to its name, which never replaces. Large files go past the page cache. It needs a file system with hard
 // links, local or NFS, and names of which none is another's directory.
 //
 // S3 sends "If-None-Match: *". Stores exist that ignore it and overwrite silently: Probe finds them, and is to be called
@@ -27,6 +27,7 @@
 //	bucket.go    Bucket, names, errors
 //	location.go  file:///DIR and s3://BUCKET/PREFIX
 //	dir.go       Dir
+//	dirwrite.go  Dir: writing a file, past the page cache where that can be done
 //	s3.go        S3: configuration, List, Sweep
 //	s3write.go   S3: Create, Delete
 //	s3read.go    S3: Open, with resumption of broken transfers
