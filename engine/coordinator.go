@@ -223,7 +223,7 @@ func (c *coordinator) cut(ctx context.Context, id int64) (*cutting, error) {
 	if err := os.MkdirAll(cut.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make %s: %w", cut.dir, err)
 	}
-	if err := c.x.db.Flush(); err != nil {
+	if err := c.x.db.PrepareCut(); err != nil {
 		return nil, err
 	}
 	point, err := c.instant(cut)

@@ -21,9 +21,11 @@ type CutPoint struct {
 
 // gate lets commits pass during a cut as long as there is room.
 type gate struct {
-	mu      sync.Mutex
-	cutting chan struct{} // closed by the end of the cut; nil: there is none
-	room    int64         // bytes of the memtable that are left, at least
+	mu       sync.Mutex
+	cutting  chan struct{} // closed by the end of the cut; nil: there is none
+	room     int64         // bytes of the memtable that are left, at least
+	memTable int64         // bytes of the largest memtable seen: Pebble makes none that is smaller than the one before
+	table    int64         // bytes from which on a batch may become a table of its own, and what was committed before it another
 }
 
 // entryOverhead is more than what an entry takes in a memtable besides its key and value, bytes (arenaskl.MaxNodeSize).
@@ -38,7 +40,7 @@ func (g *gate) pass(b *pebble.Batch) {
 	for {
 		g.mu.Lock()
 		cutting := g.cutting
-		fits := need <= g.room
+		fits := need <= g.room && need < g.table
 		if cutting != nil && fits {
 			g.room -= need
 		}
@@ -50,10 +52,24 @@ func (g *gate) pass(b *pebble.Batch) {
 	}
 }
 
-func (g *gate) begin(room int64) {
+func (g *gate) begin() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.cutting, g.room = make(chan struct{}), room
+	g.cutting, g.room = make(chan struct{}), max(g.memTable, smallestMemTable)*7/8
+}
+
+// see is told of a memtable.
+func (g *gate) see(size int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.memTable = max(g.memTable, size)
+}
+
+// enough reports whether commits will have room for as long as memtables of that size take to become tables.
+func (g *gate) enough(size int64) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.memTable >= size
 }
 
 func (g *gate) end() {
@@ -63,8 +79,27 @@ func (g *gate) end() {
 	g.cutting = nil
 }
 
-// BeginCut takes an instant; commits wait for a moment. Finish or Abandon must be called. There is one cut at a time. Flush,
-// shortly before, makes the moment short.
+// PrepareCut sees to it, shortly before a cut, that commits need not wait while it is finished. A flush that is not needed for
+// that would make one more small table, which all reads must look into.
+func (db *DB) PrepareCut() error {
+	if err := db.enter(); err != nil {
+		return err
+	}
+	defer db.leave()
+	m := db.pdb.Metrics().MemTable
+	if m.Count > 1 && !db.gate.enough(int64(m.Size)/m.Count) {
+		if err := db.pdb.Flush(); err != nil {
+			return fmt.Errorf("flush state %s: %w", db.dir, err)
+		}
+		m = db.pdb.Metrics().MemTable
+	}
+	if m.Count == 1 { // of several, one may be a batch that is larger than any memtable
+		db.gate.see(int64(m.Size))
+	}
+	return nil
+}
+
+// BeginCut takes an instant; commits wait for a moment. Finish or Abandon must be called. There is one cut at a time.
 func (db *DB) BeginCut() (*CutPoint, error) {
 	if err := db.enter(); err != nil {
 		return nil, err
@@ -78,7 +113,6 @@ func (db *DB) BeginCut() (*CutPoint, error) {
 }
 
 func (db *DB) beginCut() (*CutPoint, error) {
-	room := db.memTableRoom()
 	db.cut.Lock()
 	defer db.cut.Unlock()
 	if err := db.backgroundErr(); err != nil {
@@ -91,17 +125,8 @@ func (db *DB) beginCut() (*CutPoint, error) {
 	if err = errors.Join(err, db.dropHolds()); err != nil {
 		return nil, err
 	}
-	db.gate.begin(room)
+	db.gate.begin()
 	return &CutPoint{db: db, flushed: flushed}, nil
-}
-
-// memTableRoom is how many bytes the next memtable will hold, at least: Pebble makes it no smaller than the present one.
-func (db *DB) memTableRoom() int64 {
-	size := int64(smallestMemTable)
-	if m := db.pdb.Metrics().MemTable; m.Count == 1 {
-		size = max(size, int64(m.Size))
-	}
-	return size * 7 / 8
 }
 
 // Finish makes dir, which must not exist and must be on the same file system, a copy of the database as of the instant: hard

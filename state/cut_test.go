@@ -53,7 +53,7 @@ func TestCutIsAnInstant(t *testing.T) {
 		})
 	}
 	for i := range cuts {
-		if err := db.Flush(); err != nil {
+		if err := db.PrepareCut(); err != nil {
 			t.Fatal(err)
 		}
 		instant.Lock()
@@ -166,4 +166,50 @@ func TestIdleCutsAreSmall(t *testing.T) {
 	if added > total/10 {
 		t.Errorf("%d cuts of %d bytes had %d bytes that were new", cuts/2, total, added)
 	}
+}
+
+// TestCutLargeCommit: a commit that Pebble makes a table of at once waits until the cut is finished.
+func TestCutLargeCommit(t *testing.T) {
+	const memTable = 1 << 20
+	dir := t.TempDir()
+	db, err := Open(filepath.Join(dir, "db"), Options{MemTable: memTable})
+	must(t, err)
+	cell, err := db.Cell("values")
+	must(t, err)
+	set := func(key string, size int) {
+		tx := db.Begin()
+		must(t, tx.Set(0, cell, []byte(key), make([]byte, size)))
+		must(t, tx.Commit())
+	}
+	for i := range 100 {
+		set(strconv.Itoa(i), memTable/10)
+	}
+	must(t, db.PrepareCut())
+	for _, size := range []int{memTable / 3, memTable/2 - 2*entryOverhead, memTable / 2, memTable * 3 / 4, memTable * 2} {
+		point, err := db.BeginCut()
+		must(t, err)
+		set("before", 1) // does not wait
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			set("late", size)
+		}()
+		time.Sleep(50 * time.Millisecond) // for what went too far to become a table
+		name := filepath.Join(dir, fmt.Sprint("cut", size))
+		must(t, point.Finish(t.Context(), name))
+		<-done
+		cut, err := Open(name, Options{})
+		must(t, err)
+		for _, key := range []string{"before", "late"} {
+			if v, ok, err := cut.Begin().Get(0, cell, []byte(key)); ok || err != nil {
+				t.Errorf("%d: the cut has %q of %d bytes, which was committed after its instant, %v", size, key, len(v), err)
+			}
+		}
+		must(t, cut.Close())
+		tx := db.Begin()
+		must(t, tx.Delete(0, cell, []byte("late")))
+		must(t, tx.Delete(0, cell, []byte("before")))
+		must(t, tx.Commit())
+	}
+	must(t, db.Close())
 }

@@ -20,8 +20,8 @@ type Options struct {
 	Cache *Cache
 	// CacheBytes is the size of the database's own cache. Default 32 MiB.
 	CacheBytes int64
-	// MemTable is the size, in bytes, of what is collected in memory before it becomes a file; up to twice as much is held.
-	// Default 4 MiB: larger ones make fewer files and cost memory per database.
+	// MemTable is the size, in bytes, of what is collected in memory before it becomes a file; up to three times as much is held.
+	// Default 8 MiB: larger ones make fewer files and cost memory per database.
 	MemTable int64
 	// FS is the file system. Default: the operating system's.
 	FS vfs.FS
@@ -107,18 +107,6 @@ func (db *DB) Close() error {
 	}
 	if err != nil {
 		return fmt.Errorf("close state %s: %w", db.dir, err)
-	}
-	return nil
-}
-
-// Flush writes what is in memory to files. Done shortly before a Cut, it makes the Cut short.
-func (db *DB) Flush() error {
-	if err := db.enter(); err != nil {
-		return err
-	}
-	defer db.leave()
-	if err := db.pdb.Flush(); err != nil {
-		return fmt.Errorf("flush state %s: %w", db.dir, err)
 	}
 	return nil
 }

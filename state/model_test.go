@@ -357,7 +357,7 @@ func (m *machine) Discard(t *rapid.T) {
 
 // Flush moves everything into files, where it meets other code paths.
 func (m *machine) Flush(t *rapid.T) {
-	if err := m.db.Flush(); err != nil {
+	if err := m.db.pdb.Flush(); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -74,7 +74,7 @@ func Open(dir string, opts Options) (*DB, error) {
 	}
 	var err error
 	db := &DB{
-		dir: dir, fs: opts.FS, cache: opts.Cache,
+		dir: dir, fs: opts.FS, cache: opts.Cache, gate: gate{table: opts.MemTable * 7 / 16},
 		queues: make(map[timerClass][]front), holds: make(map[Cell]*holdSet), cells: make(map[string]Cell), unused: make(map[string]Cell),
 	}
 	if db.cache == nil {

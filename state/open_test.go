@@ -51,7 +51,7 @@ func TestOpenRefuses(t *testing.T) {
 			db, err := Open(dir, Options{})
 			must(t, err)
 			must(t, db.pdb.Set(metaKey(metaFormat), []byte("tinyrunner state 9"), pebble.NoSync))
-			must(t, db.Flush())
+			must(t, db.pdb.Flush())
 			must(t, db.Close())
 			return vfs.Default
 		}, `it has format "tinyrunner state 9", this program reads "tinyrunner state 2"`},
@@ -214,7 +214,7 @@ func TestSharedCache(t *testing.T) {
 		tx := db.Begin()
 		must(t, tx.Set(0, cell, []byte("k"), fmt.Append(nil, i)))
 		must(t, tx.Commit())
-		must(t, db.Flush())
+		must(t, db.pdb.Flush())
 		v, ok, err := db.Get(0, cell, []byte("k"))
 		if err != nil || !ok || string(v) != fmt.Sprint(i) {
 			t.Errorf("database %d has %q, %v, %v", i, v, ok, err)
