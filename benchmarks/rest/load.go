@@ -47,7 +47,7 @@ type loadResult struct {
 
 // load has phases with nobody, clients, strangers, clients, nobody and so on: those with clients have one of each beside them.
 func load(ctx context.Context, s settings) (err error) {
-	i, err := start(ctx, s, "demo", "--data_dir=DIR/data", "--http_port=0", "--checkpoints=file://DIR/checkpoints")
+	i, err := start(ctx, s, "demo", "--memory=250MiB", "--data_dir=DIR/data", "--http_port=0", "--checkpoints=file://DIR/checkpoints")
 	if err != nil {
 		return err
 	}

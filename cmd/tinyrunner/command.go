@@ -341,6 +341,9 @@ another topic. Figures are shown every second. At the end the pipeline is draine
 	}
 	cmd.Flags().Var(&d, "duration", "how long to generate; 0 is until Ctrl-C")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "make the last line a JSON object: records, mb_per_s, records_per_s, rss_mb_max, watermark_lag_ms, checkpoints")
-	s.register(cmd.Flags(), map[string]string{"job_port": "0", "worker_port": "0", "http_port": "0", "log_level": "warn"})
+	s.register(cmd.Flags(), map[string]string{
+		"job_port": "0", "worker_port": "0", "http_port": "0", "log_level": "warn",
+		"memory": "130MiB", // it stays below 120, with the broker in it
+	})
 	return cmd
 }

@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"runtime/debug"
 	"time"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
@@ -39,8 +38,6 @@ const (
 	shownEvery = time.Second
 	// endWait bounds each step of an orderly end: reading the rest, firing the last windows, reading the last counts.
 	endWait = 20 * time.Second
-	// memoryLimit for Go's heap while the demo runs: the process, with the broker in it, is to stay below 120 MB.
-	memoryLimit = 70 << 20
 )
 
 // Run runs the demo until its duration is over or ctx ends, both of which are a good end. An error says that a part of it
@@ -52,7 +49,6 @@ func Run(ctx context.Context, c Config) (err error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	defer debug.SetMemoryLimit(debug.SetMemoryLimit(memoryLimit))
 	if c.Cluster == nil {
 		own, err := tiny.NewCluster(tiny.Options{Logger: c.Logger})
 		if err != nil {
