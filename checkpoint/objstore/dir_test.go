@@ -49,7 +49,10 @@ func TestDirSizes(t *testing.T) {
 	for _, tt := range []struct {
 		name, root string
 		direct     error
-	}{{"memory", tempRoot(t), nil}, {"disk", t.TempDir(), nil}, {"cache only", t.TempDir(), syscall.EINVAL}} {
+	}{
+		{"memory", tempRoot(t), nil}, {"disk", t.TempDir(), nil},
+		{"cache only", t.TempDir(), syscall.EINVAL}, {"cache only, said otherwise", t.TempDir(), syscall.EOPNOTSUPP},
+	} {
 		d := openDir(t, tt.root)
 		if tt.direct != nil {
 			d.direct = func(path string, flag int, perm os.FileMode) (*os.File, error) {

@@ -22,7 +22,7 @@ const (
 func (d *Dir) writeFile(ctx context.Context, path string, r *io.SectionReader) error {
 	if r.Size() >= directSize && !d.buffered.Load() {
 		err := d.copyFile(ctx, path, r, true)
-		if !errors.Is(err, syscall.EINVAL) {
+		if !errors.Is(err, syscall.EINVAL) && !errors.Is(err, errors.ErrUnsupported) {
 			return err
 		}
 		d.buffered.Store(true) // this file system has nothing but its cache
