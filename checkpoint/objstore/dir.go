@@ -31,7 +31,7 @@ type Dir struct {
 
 	chunks   sync.Pool   // of *[]byte, copyChunk long and aligned
 	buffered atomic.Bool // the file system cannot be written past its cache
-	direct   func(name string, flag int, perm os.FileMode) (*os.File, error)
+	direct   opener      // directio.OpenFile
 }
 
 var (

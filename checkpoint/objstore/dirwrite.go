@@ -21,7 +21,7 @@ const (
 // writeFile makes the file path with all of r, on disk when it returns.
 func (d *Dir) writeFile(ctx context.Context, path string, r *io.SectionReader) error {
 	if r.Size() >= directSize && !d.buffered.Load() {
-		err := d.copyFile(ctx, path, r, true)
+		err := d.writeDirect(ctx, path, r)
 		if !errors.Is(err, syscall.EINVAL) && !errors.Is(err, errors.ErrUnsupported) {
 			return err
 		}
@@ -30,15 +30,25 @@ func (d *Dir) writeFile(ctx context.Context, path string, r *io.SectionReader) e
 			return err
 		}
 	}
-	return d.copyFile(ctx, path, r, false)
+	return copyFile(ctx, os.OpenFile, path, r, make([]byte, min(copyChunk, r.Size())), 1)
 }
 
-// copyFile writes past the page cache or not. The first takes whole blocks, so that what is behind the end must be cut off.
-func (d *Dir) copyFile(ctx context.Context, path string, r *io.SectionReader, direct bool) (err error) {
-	open, block := os.OpenFile, 1
-	if direct {
-		open, block = d.direct, directio.BlockSize
+// writeDirect writes past the page cache, which takes whole blocks of aligned memory.
+func (d *Dir) writeDirect(ctx context.Context, path string, r *io.SectionReader) error {
+	buf, ok := d.chunks.Get().(*[]byte)
+	if !ok {
+		made := directio.AlignedBlock(copyChunk)
+		buf = &made
 	}
+	defer d.chunks.Put(buf)
+	return copyFile(ctx, d.direct, path, r, *buf, directio.BlockSize)
+}
+
+// opener is os.OpenFile or directio.OpenFile.
+type opener = func(name string, flag int, perm os.FileMode) (*os.File, error)
+
+// copyFile copies by way of buf, in multiples of block, and cuts off what is behind the end.
+func copyFile(ctx context.Context, open opener, path string, r *io.SectionReader, buf []byte, block int) (err error) {
 	f, err := open(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
 		return err
@@ -48,23 +58,17 @@ func (d *Dir) copyFile(ctx context.Context, path string, r *io.SectionReader, di
 			err = cerr
 		}
 	}()
-	buf, ok := d.chunks.Get().(*[]byte)
-	if !ok {
-		made := directio.AlignedBlock(copyChunk)
-		buf = &made
-	}
-	defer d.chunks.Put(buf)
-	for off := int64(0); off < r.Size(); off += copyChunk {
+	for off := int64(0); off < r.Size(); off += int64(len(buf)) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		n := int(min(copyChunk, r.Size()-off))
-		if got, err := r.ReadAt((*buf)[:n], off); got < n {
+		n := int(min(int64(len(buf)), r.Size()-off))
+		if got, err := r.ReadAt(buf[:n], off); got < n {
 			return err
 		}
 		whole := (n + block - 1) / block * block
-		clear((*buf)[n:whole])
-		if _, err := f.Write((*buf)[:whole]); err != nil {
+		clear(buf[n:whole])
+		if _, err := f.Write(buf[:whole]); err != nil {
 			return err
 		}
 	}
