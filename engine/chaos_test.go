@@ -372,7 +372,7 @@ func (r *rig) submit(t fataler, id string, p *pipepb.Pipeline, o open, streaming
 	return job
 }
 
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // end waits for a job's terminal state.
 func end(t fataler, job *engine.Job) (jobpb.JobState_Enum, error) {

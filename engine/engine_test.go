@@ -158,7 +158,7 @@ func run(t *testing.T, build func(beam.Scope) beam.PCollection) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	st, err := job.Wait(ctx)
 	if err != nil || st != jobpb.JobState_DONE {

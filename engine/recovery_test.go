@@ -547,7 +547,7 @@ func loseTransaction(t *testing.T, w *world) {
 		}
 	}
 	job := begin(t, p, specOf(twoWays(t), goOnly()))
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	go func() { waitFor(t, "crash", p.g.dead.Load); cancel() }()
 	if _, err := job.Checkpoint(ctx, ""); err == nil {

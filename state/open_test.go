@@ -139,7 +139,7 @@ func TestCommitFaults(t *testing.T) {
 	}
 	var err error
 	written := 0
-	for deadline := time.Now().Add(5 * time.Second); err == nil && time.Now().Before(deadline); written++ {
+	for deadline := time.Now().Add(time.Minute); err == nil && time.Now().Before(deadline); written++ {
 		// The flush that fails runs meanwhile.
 		time.Sleep(2 * time.Millisecond)
 		if db.Metrics().MemTableBytes < 400<<10 || db.Metrics().BackgroundError != "" {
@@ -153,7 +153,7 @@ func TestCommitFaults(t *testing.T) {
 		t.Fatalf("cut on a full disk gave %v", err)
 	}
 	full.Off()
-	for deadline := time.Now().Add(5 * time.Second); err != nil && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); err != nil && time.Now().Before(deadline); {
 		time.Sleep(5 * time.Millisecond)
 		err = write(written)
 	}

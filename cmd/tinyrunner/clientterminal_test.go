@@ -89,7 +89,7 @@ func TestTopTerminal(t *testing.T) {
 				if err != nil {
 					t.Errorf("%v\n%q", err, screen)
 				}
-			case <-time.After(20 * time.Second):
+			case <-time.After(time.Minute):
 				t.Fatalf("it does not end\n%q", screen)
 			}
 			until(t, screen, func(s string) bool { return strings.HasSuffix(s, "\x1b[?1049l") })
@@ -105,7 +105,7 @@ func TestTopTerminal(t *testing.T) {
 
 func until(t *testing.T, b *syncBuffer, ok func(string) bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(b.String()); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !ok(b.String()); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("got %q", b)
 		}

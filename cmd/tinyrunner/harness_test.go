@@ -124,7 +124,7 @@ func (s *statefulSum) kill(t *testing.T, pid int) {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); len(s.server.records(t, bundleLost)) == before; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); len(s.server.records(t, bundleLost)) == before; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("harness %d was killed while it ran a bundle, and no bundle was lost", pid)
 		}

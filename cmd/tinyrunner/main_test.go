@@ -127,7 +127,7 @@ func startServerIn(t *testing.T, dir string, args ...string) *process {
 
 func (p *process) readPorts(t *testing.T) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if !strings.Contains(p.log.String(), "tinyrunner is ready") {
 			continue
 		}
@@ -158,7 +158,7 @@ func (p *process) end(t *testing.T, signals ...os.Signal) {
 	select {
 	case err := <-p.done:
 		p.done <- err
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the process does not end")
 	}
 }
@@ -306,7 +306,7 @@ func TestLeftovers(t *testing.T) {
 		t.Fatal(err)
 	}
 	jobs := filepath.Join(p.dir, "jobs")
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		if files, err := filepath.Glob(filepath.Join(jobs, "*", "MANIFEST*")); err != nil || len(files) > 0 {
 			break
 		}

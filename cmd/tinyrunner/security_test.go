@@ -203,7 +203,7 @@ func TestAdmits(t *testing.T) {
 func jobsOf(t *testing.T, p *process, creds credentials.TransportCredentials, token string) error {
 	t.Helper()
 	conn := dial(t, p.endpoint(), creds)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if token != "" {
 		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)

@@ -123,7 +123,7 @@ func (r *rig) dial(id string) *harness {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	h := &harness{t: r.t, id: id, conn: conn, ctx: metadata.AppendToOutgoingContext(ctx, "worker_id", id)}
 	h.kill = func() {
 		cancel()
@@ -287,8 +287,8 @@ func recv[T any](t *testing.T, c <-chan T) T {
 	select {
 	case v := <-c:
 		return v
-	case <-time.After(10 * time.Second):
-		t.Fatal("nothing came within 10 s")
+	case <-time.After(time.Minute):
+		t.Fatal("nothing came within a minute")
 		panic("not reached")
 	}
 }
@@ -418,7 +418,7 @@ func (l *logBuffer) Write(p []byte) (int, error) {
 // await waits for a line that contains all parts and returns it.
 func (l *logBuffer) await(t *testing.T, parts ...string) string {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		l.mu.Lock()
 		lines := strings.Split(string(l.buf), "\n")
 		l.mu.Unlock()

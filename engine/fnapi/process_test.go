@@ -41,7 +41,7 @@ func TestProcessIsStartedAndEnded(t *testing.T) {
 		t.Fatal(err)
 	}
 	var args []byte
-	for deadline := time.Now().Add(10 * time.Second); len(args) == 0 && time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); len(args) == 0 && time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		args, _ = os.ReadFile(filepath.Join(dir, "args"))
 	}
 	const want = " --control_endpoint=localhost:1 --logging_endpoint=localhost:1 --artifact_endpoint=localhost:1 --provision_endpoint=localhost:1\n"
@@ -59,7 +59,7 @@ func TestProcessIsStartedAndEnded(t *testing.T) {
 	if err := env.Close(); err != nil {
 		t.Error(err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); syscall.Kill(pid, 0) == nil; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); syscall.Kill(pid, 0) == nil; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("what the child has started lives on")
 		}

@@ -62,7 +62,7 @@ func TestUnknownWorker(t *testing.T) {
 			if want := `worker_id "stranger" is not expected by any job: the job has not begun, or is over`; status.Code(err) != codes.Unavailable || status.Convert(err).Message() != want {
 				t.Errorf("error %v, want UNAVAILABLE: %s", err, want)
 			}
-			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
 			if err := call(ctx, h.conn); status.Code(err) != codes.FailedPrecondition {
 				t.Errorf("without worker_id: %v, want FAILED_PRECONDITION", err)

@@ -296,7 +296,7 @@ func TestHeadersComeAtOnce(t *testing.T) {
 	job.mu.Lock()
 	job.events = nil // nothing to send yet
 	job.mu.Unlock()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	states, err := f.jobs.GetStateStream(ctx, &jobpb.GetJobStateRequest{JobId: job.ID()})
 	if err != nil {

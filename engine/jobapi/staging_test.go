@@ -127,7 +127,7 @@ func (f *fixture) stagedFiles(t *testing.T) []string {
 
 func (f *fixture) waitNoFiles(t *testing.T) {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		left := f.stagedFiles(t)
 		if len(left) == 0 {
 			return

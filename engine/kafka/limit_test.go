@@ -24,7 +24,7 @@ func drainLimited(t *testing.T, s native.Source, shards int) (int, [][]byte) {
 	builder := newPool(t).NewBuilder()
 	positions := make([][]byte, shards)
 	for i := range shards {
-		for deadline := time.Now().Add(10 * time.Second); ; {
+		for deadline := time.Now().Add(time.Minute); ; {
 			f, err := s.Fetch(t.Context(), i, builder, 1<<20)
 			if err != nil {
 				t.Fatal(err)

@@ -169,7 +169,7 @@ func fetchUntil(t *testing.T, s *source, n int) ([]element, []native.Fetched) {
 	t.Helper()
 	last := make([]native.Fetched, len(s.shards))
 	var out []element
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for open := 1; open > 0 && len(out) < n; {
 		open = 0
 		for i := range s.shards {

@@ -43,7 +43,7 @@ func TestPipeline(t *testing.T) {
 	}
 	defer broker.Close()
 	addrs := broker.ListenAddrs()
-	client, err := kgo.NewClient(kgo.SeedBrokers(addrs...), kgo.ConsumeTopics("pairs", "records"))
+	client, err := kgo.NewClient(kgo.SeedBrokers(addrs...), kgo.ConsumeTopics("pairs", "records"), kgo.FetchMaxWait(100*time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +63,7 @@ func TestPipeline(t *testing.T) {
 	kafka.WriteRecords(s, addrs[0], "records", beam.ParDo(s, double, records))
 	enginetest.Run(t, p)
 
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	seen := map[string]int{}
 	for len(seen) < n+n/10 && ctx.Err() == nil {

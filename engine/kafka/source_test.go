@@ -253,7 +253,7 @@ func TestFetchEndsWithContext(t *testing.T) {
 		start := time.Now()
 		f, err := s.Fetch(ctx, shard, newPool(t).NewBuilder(), 1<<20)
 		cancel()
-		if d := time.Since(start); err != nil || d > 5*time.Second {
+		if d := time.Since(start); err != nil || d > time.Minute/2 {
 			t.Errorf("shard %d: %v after %v", shard, err, d)
 		}
 		if wantDone := shard == 1; f.Done != wantDone { // one partition: nothing for the second shard, ever
@@ -357,7 +357,7 @@ func TestRetentionOvertakes(t *testing.T) {
 	b.produce(t, numbered("in", 1, 0, 10, 0)...)
 	s := open(t, sourceConfig(readConfig(b, KV, []string{"in"}, WithIdleTimeout(-1)), 1))
 	b.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: "in", Err: kerr.OffsetOutOfRange, Count: -1})
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for ctx.Err() == nil {
 		if _, err := s.Fetch(ctx, 0, newPool(t).NewBuilder(), 1<<20); err != nil {

@@ -94,7 +94,7 @@ func (b *browser) quiet(t *testing.T) {
 
 func (b *browser) run(t *testing.T, actions ...chromedp.Action) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(b.ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(b.ctx, time.Minute)
 	defer cancel()
 	if err := chromedp.Run(ctx, actions...); err != nil {
 		t.Fatalf("chromium: %v", err)
@@ -115,7 +115,7 @@ func (b *browser) eval(t *testing.T, js string) string {
 // await waits until an expression is true.
 func (b *browser) await(t *testing.T, what, js string) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); b.eval(t, "!!("+js+")") != "true"; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); b.eval(t, "!!("+js+")") != "true"; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain for %s; the page says:\n%.3000s", what, b.eval(t, "document.body.innerText"))
 		}
@@ -200,7 +200,7 @@ func serve(t *testing.T, binary, dir string, flags ...string) *server {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.kill)
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		data, err := os.ReadFile(filepath.Join(dir, "ports.json"))
 		said, rerr := os.ReadFile(log.Name())
 		if err == nil && rerr == nil && strings.Contains(string(said), "tinyrunner is ready") && json.Unmarshal(data, &s.ports) == nil {

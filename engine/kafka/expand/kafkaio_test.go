@@ -69,7 +69,7 @@ func TestKafkaIO(t *testing.T) {
 	}
 	defer broker.Close()
 	addr := broker.ListenAddrs()[0]
-	client, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.ConsumeTopics("out"))
+	client, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.ConsumeTopics("out"), kgo.FetchMaxWait(100*time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +92,7 @@ func TestKafkaIO(t *testing.T) {
 	enginetest.Run(t, p)
 
 	var got []string
-	for deadline := time.Now().Add(10 * time.Second); len(got) < n+1 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); len(got) < n+1 && time.Now().Before(deadline); {
 		for _, r := range client.PollFetches(t.Context()).Records() {
 			got = append(got, fmt.Sprintf("%s=%q", r.Key, r.Value))
 		}
