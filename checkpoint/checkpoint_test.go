@@ -92,7 +92,7 @@ func TestLife(t *testing.T) {
 		func() error { return s.Retire(t.Context()) },
 		func() error { return s.Sweep(t.Context()) },
 		func() error { return s.End(t.Context(), "") },
-		func() error { return s.Restore(t.Context(), m, t.TempDir(), "", nil) },
+		func() error { return s.Restore(t.Context(), m, t.TempDir(), Local{}, nil) },
 	} {
 		if err := op(); !errors.As(err, &fenced) {
 			t.Error(err)
@@ -192,7 +192,7 @@ func TestFlippedBytes(t *testing.T) {
 	for _, f := range m.Files {
 		for i := 0; i < int(f.Size); i += 1 + int(f.Size)/20 {
 			b.flip(next.log.dir+f.Object, i)
-			err := next.Restore(t.Context(), m, to, "", nil)
+			err := next.Restore(t.Context(), m, to, Local{}, nil)
 			corrupt := new(CorruptError)
 			if !errors.As(err, &corrupt) || corrupt.File != f.Path || corrupt.Checkpoint != 2 || corrupt.Object != next.log.dir+f.Object {
 				t.Errorf("%s, byte %d: %v", f.Path, i, err)
@@ -211,18 +211,18 @@ func TestFlippedBytes(t *testing.T) {
 		c := m.Files[slices.IndexFunc(m.Files, func(f File) bool { return f.Path == "c" })]
 		whole := b.objects[next.log.dir+c.Object]
 		b.objects[next.log.dir+c.Object] = change(whole)
-		if err := next.Restore(t.Context(), m, to, "", nil); !errors.As(err, new(*CorruptError)) {
+		if err := next.Restore(t.Context(), m, to, Local{}, nil); !errors.As(err, new(*CorruptError)) {
 			t.Error(err)
 		}
 		delete(b.objects, next.log.dir+c.Object)
-		if err := next.Restore(t.Context(), m, to, "", nil); !errors.As(err, new(*CorruptError)) || !errors.Is(err, objstore.ErrNotExist) {
+		if err := next.Restore(t.Context(), m, to, Local{}, nil); !errors.As(err, new(*CorruptError)) || !errors.Is(err, objstore.ErrNotExist) {
 			t.Error(err)
 		}
 		b.objects[next.log.dir+c.Object] = whole
 	}
 	list, err := next.Newest()
 	check(t, err)
-	check(t, next.Restore(t.Context(), list[1].Manifest, to, "", nil))
+	check(t, next.Restore(t.Context(), list[1].Manifest, to, Local{}, nil))
 	sameTree(t, readTree(t, to), first)
 	// What was passed over goes once there is something better.
 	check(t, next.Retire(t.Context()))
@@ -272,41 +272,60 @@ func (b reads) Open(ctx context.Context, name string, off, n int64) (io.ReadClos
 	return b.memory.Open(ctx, name, off, n)
 }
 
-// A restore takes from the local cut what is the same, and downloads the rest.
+// A restore takes from the local cut what is the same, and downloads the rest, wherever the files of the cut are.
 func TestRestoreFromLocal(t *testing.T) {
+	t.Run("own", func(t *testing.T) { testRestoreFromLocal(t, false) })
+	t.Run("shared", func(t *testing.T) { testRestoreFromLocal(t, true) })
+}
+
+func testRestoreFromLocal(t *testing.T, shared bool) {
 	files := tree{"1.sst": "one", "2.sst": "two", "MANIFEST": "m"}
+	at := func(l Local, p string) string {
+		name, _, err := l.find(p)
+		check(t, err)
+		return name
+	}
 	for _, c := range []struct {
 		name      string
-		harm      func(dir string) error
+		harm      func(l Local) error
 		downloads int
 	}{
-		{"intact", func(string) error { return nil }, 0},
-		{"no index", func(d string) error { return os.Remove(IndexPath(d)) }, 3},
-		{"corrupt index", func(d string) error { return os.WriteFile(IndexPath(d), []byte("{}"), 0o666) }, 3},
-		{"file gone", func(d string) error { return os.Remove(filepath.Join(d, "2.sst")) }, 1},
-		{"file changed", func(d string) error { return os.WriteFile(filepath.Join(d, "2.sst"), []byte("TWO"), 0o666) }, 1},
-		{"other file changed", func(d string) error { return os.WriteFile(filepath.Join(d, "MANIFEST"), []byte("M"), 0o666) }, 1},
-		{"touched", func(d string) error {
-			return os.Chtimes(filepath.Join(d, "2.sst"), began, began)
+		{"intact", func(Local) error { return nil }, 0},
+		{"no index", func(l Local) error { return os.Remove(IndexPath(l.Dir)) }, 3},
+		{"corrupt index", func(l Local) error { return os.WriteFile(IndexPath(l.Dir), []byte("{}"), 0o666) }, 3},
+		{"file gone", func(l Local) error { return os.Remove(at(l, "2.sst")) }, 1},
+		{"file changed", func(l Local) error { return os.WriteFile(at(l, "2.sst"), []byte("TWO"), 0o666) }, 1},
+		{"other file changed", func(l Local) error { return os.WriteFile(at(l, "MANIFEST"), []byte("M"), 0o666) }, 1},
+		{"touched", func(l Local) error {
+			return os.Chtimes(at(l, "2.sst"), began, began)
 		}, 0},
-		{"machine started anew", func(d string) error {
-			idx, _ := readIndex(d)
+		{"machine started anew", func(l Local) error {
+			idx, _ := readIndex(l.Dir)
 			body, err := seal(sidecar{Kind: kindIndex, Boot: "another", Files: slices.Collect(mapValues(idx))})
-			return errors.Join(err, os.WriteFile(IndexPath(d), body, 0o666))
+			return errors.Join(err, os.WriteFile(IndexPath(l.Dir), body, 0o666))
 		}, 0},
-		{"all gone", func(d string) error { return os.RemoveAll(d) }, 3},
+		{"all gone", func(l Local) error { return errors.Join(os.RemoveAll(l.Dir), os.RemoveAll(l.Shared)) }, 3},
 	} {
 		var n atomic.Int64
 		b := reads{newMemory(), &n}
 		s := claim(t, b, Record{})
-		dir := writeTree(t, files)
-		m, _, err := s.Save(t.Context(), Cut{Dir: dir, ID: 1}, nil)
+		cut := Cut{Dir: writeTree(t, files), ID: 1}
+		if shared {
+			cut = Cut{Dir: writeTree(t, tree{"MANIFEST": "m"}), ID: 1, SharedFiles: []string{"1.sst", "2.sst"},
+				Shared: writeTree(t, tree{"1.sst": "one", "2.sst": "two", "3.sst": "of another cut"})}
+		}
+		local := Local{Dir: cut.Dir, Shared: cut.Shared}
+		var old string
+		if c.name == "intact" {
+			old = at(local, "1.sst")
+		}
+		m, _, err := s.Save(t.Context(), cut, nil)
 		check(t, err)
-		check(t, c.harm(dir))
+		check(t, c.harm(local))
 		next := claim(t, b, Record{})
 		to := filepath.Join(t.TempDir(), "to")
 		last := int64(0)
-		check(t, next.Restore(t.Context(), m, to, LocalDir(dir), func(done, total int64) {
+		check(t, next.Restore(t.Context(), m, to, local, func(done, total int64) {
 			if last = done; total != 7 {
 				t.Errorf("total %d", total)
 			}
@@ -316,9 +335,9 @@ func TestRestoreFromLocal(t *testing.T) {
 			t.Errorf("%s: %d downloads, not %d; %d bytes done", c.name, n.Load(), c.downloads, last)
 		}
 		if c.name == "intact" {
-			a, _ := os.Stat(filepath.Join(dir, "1.sst"))
+			a, _ := os.Stat(old)
 			b, _ := os.Stat(filepath.Join(to, "1.sst"))
-			c, _ := os.Stat(filepath.Join(dir, "MANIFEST"))
+			c, _ := os.Stat(at(local, "MANIFEST"))
 			d, _ := os.Stat(filepath.Join(to, "MANIFEST"))
 			if !os.SameFile(a, b) || os.SameFile(c, d) {
 				t.Error("linked what may change, or not what may not")
@@ -345,13 +364,13 @@ func TestRestoreRefuses(t *testing.T) {
 	s := claim(t, b, Record{})
 	m := save(t, s, 1, tree{"a": "1"})
 	full := writeTree(t, tree{"x": "y"})
-	if err := s.Restore(t.Context(), m, full, "", nil); err == nil || !strings.Contains(err.Error(), "must not exist, or be empty") {
+	if err := s.Restore(t.Context(), m, full, Local{}, nil); err == nil || !strings.Contains(err.Error(), "must not exist, or be empty") {
 		t.Error(err)
 	}
 	sameTree(t, readTree(t, full), tree{"x": "y"})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := s.Restore(ctx, m, filepath.Join(t.TempDir(), "to"), "", nil); !errors.Is(err, context.Canceled) || errors.As(err, new(*CorruptError)) {
+	if err := s.Restore(ctx, m, filepath.Join(t.TempDir(), "to"), Local{}, nil); !errors.Is(err, context.Canceled) || errors.As(err, new(*CorruptError)) {
 		t.Error(err)
 	}
 }

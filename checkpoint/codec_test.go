@@ -146,6 +146,14 @@ func TestWriteRefuses(t *testing.T) {
 	if _, _, err := s.Save(t.Context(), Cut{Dir: writeTree(t, nil), Meta: []byte("{")}, nil); err == nil || !strings.Contains(err.Error(), "encode") {
 		t.Error(err)
 	}
+	shared := writeTree(t, tree{"a": "1"})
+	check(t, os.Symlink("/etc/passwd", filepath.Join(shared, "link")))
+	for file, want := range map[string]string{"a": "a is there twice", "link": "neither a file nor a directory", "../a": "leave", "none": "no such file"} {
+		if _, _, err := s.Save(t.Context(), Cut{Dir: writeTree(t, tree{"a": "1"}), Shared: shared, SharedFiles: []string{file}}, nil); err == nil ||
+			!strings.Contains(err.Error(), want) {
+			t.Errorf("shared file %s: %v", file, err)
+		}
+	}
 	if m := save(t, s, 1, nil); len(m.Files) != 0 { // nothing was published before
 		t.Error(m)
 	}

@@ -27,7 +27,7 @@ func cycle(ctx context.Context, t *testing.T, b objstore.Bucket, n int64, rec Re
 	case err != nil:
 		return err
 	default:
-		if err := s.Restore(ctx, list[0].Manifest, filepath.Join(t.TempDir(), "to"), "", nil); err != nil {
+		if err := s.Restore(ctx, list[0].Manifest, filepath.Join(t.TempDir(), "to"), Local{}, nil); err != nil {
 			return err
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/tinyrunner/tinyrunner/checkpoint/objstore"
@@ -96,39 +97,51 @@ func readIndex(dir string) (files map[string]hashed, trusted bool) {
 	return files, idx.Boot != "" && idx.Boot == bootID()
 }
 
-// scanned is a file found in a directory.
+// scanned is a file of a cut.
 type scanned struct {
 	path  string // relative, with slashes
 	local string
 	info  fs.FileInfo
 }
 
-// scan lists the regular files below dir, ordered by path. Anything but files and directories is an error.
-func scan(dir string) ([]scanned, error) {
+// scan lists the files of a cut, ordered by path. Anything but files and directories is an error.
+func scan(cut Cut) ([]scanned, error) {
 	var files []scanned
-	err := filepath.WalkDir(dir, func(local string, d fs.DirEntry, err error) error {
+	add := func(dir, p string) error {
+		if err := ValidPath(p); err != nil {
+			return err
+		}
+		f := scanned{path: p, local: filepath.Join(dir, filepath.FromSlash(p))}
+		var err error
+		if f.info, err = os.Lstat(f.local); err == nil && !f.info.Mode().IsRegular() {
+			err = fmt.Errorf("%s is neither a file nor a directory", f.local)
+		}
+		files = append(files, f)
+		return err
+	}
+	err := filepath.WalkDir(cut.Dir, func(local string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		if !d.Type().IsRegular() {
-			return fmt.Errorf("%s is neither a file nor a directory", local)
-		}
-		rel, err := filepath.Rel(dir, local)
+		rel, err := filepath.Rel(cut.Dir, local)
 		if err != nil {
 			return err
 		}
-		f := scanned{path: filepath.ToSlash(rel), local: local}
-		if err := ValidPath(f.path); err != nil {
-			return err
-		}
-		if f.info, err = d.Info(); err != nil {
-			return err
-		}
-		files = append(files, f)
-		return nil
+		return add(cut.Dir, filepath.ToSlash(rel))
 	})
+	for _, p := range cut.SharedFiles {
+		if err == nil {
+			err = add(cut.Shared, p)
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read directory of cut: %w", err)
+	}
+	slices.SortFunc(files, func(a, b scanned) int { return strings.Compare(a.path, b.path) })
+	for i := 1; i < len(files); i++ {
+		if a, b := files[i-1], files[i]; a.path == b.path {
+			return nil, fmt.Errorf("read directory of cut: %s is there twice: %s and %s", a.path, a.local, b.local)
+		}
 	}
 	return files, nil
 }

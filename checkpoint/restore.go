@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -14,15 +15,29 @@ import (
 	"github.com/tinyrunner/tinyrunner/checkpoint/objstore"
 )
 
-// LocalDir is a cut directory on the local disk whose files a Restore may use in place of downloading them, as far as the
-// index that Save has written beside it says that they are the same. "" is none.
-type LocalDir string
+// Local is where the local disk has a Cut, whose files a Restore may use in place of downloading them, as far as the index that
+// Save has written beside Dir says that they are the same. The zero value is none.
+type Local struct {
+	Dir    string
+	Shared string // "": all files are in Dir
+}
+
+// find gives the name of a file, and what the file system says of it.
+func (l Local) find(p string) (name string, info fs.FileInfo, err error) {
+	name = filepath.Join(l.Dir, filepath.FromSlash(p))
+	info, err = os.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) && l.Shared != "" {
+		name = filepath.Join(l.Shared, filepath.FromSlash(p))
+		info, err = os.Lstat(name)
+	}
+	return name, info, err
+}
 
 // Restore makes the directory dir with the files of the checkpoint m, which Newest gave. dir must not exist, or be empty; it
 // appears whole or not at all. Every file's size and hash is verified; what is missing or differs gives a
 // CorruptError, and the caller goes on with the next older checkpoint. Files that local has are linked (*.sst, *.blob) or copied.
 // progress, if not nil, is told of bytes that are there, by one goroutine at a time.
-func (s *Store) Restore(ctx context.Context, m *Manifest, dir string, local LocalDir, progress func(done, total int64)) error {
+func (s *Store) Restore(ctx context.Context, m *Manifest, dir string, local Local, progress func(done, total int64)) error {
 	s.op.Lock()
 	defer s.op.Unlock()
 	if err := s.check(); err != nil {
@@ -69,8 +84,8 @@ type restorer struct {
 	root     string // of the job or of the savepoint
 	parallel int
 	dir      string
-	id       int64    // of the checkpoint, for errors
-	local    LocalDir // files that may be used
+	id       int64 // of the checkpoint, for errors
+	local    Local // files that may be used
 	progress func(done, total int64)
 
 	mu    sync.Mutex // protects done and index; held during progress
@@ -109,7 +124,7 @@ func (r *restorer) fill(ctx context.Context, part string, files []File) error {
 	for _, f := range files {
 		r.total += f.Size
 	}
-	known, trusted := readIndex(string(r.local))
+	known, trusted := readIndex(r.local.Dir)
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(r.parallel)
 	for _, f := range files {
@@ -145,8 +160,7 @@ func (r *restorer) note(f File, local string) error {
 
 // reuse takes a file from the local directory, if it is the same. What is not linked is hashed on the way.
 func (r *restorer) reuse(ctx context.Context, f File, h hashed, trusted bool, to string) bool {
-	from := filepath.Join(string(r.local), filepath.FromSlash(f.Path))
-	info, err := os.Lstat(from)
+	from, info, err := r.local.find(f.Path)
 	if err != nil || !info.Mode().IsRegular() || info.Size() != f.Size {
 		return false
 	}

@@ -356,7 +356,7 @@ func (w *world) restore(p *process, older bool) func() func() {
 			i = len(list) - 1
 		}
 		m := list[i].Manifest
-		err = s.Restore(context.Background(), m, to, "", nil)
+		err = s.Restore(context.Background(), m, to, Local{}, nil)
 		return func() { w.restored(p, m, i, fresh, to, err) }
 	}
 }

@@ -15,8 +15,10 @@ import (
 
 // Cut is a consistent state of the job in a directory, which must not change until Save has returned.
 type Cut struct {
-	Dir            string // its regular files, at any depth, are the cut
-	ID             int64  // of the checkpoint; rises
+	Dir            string   // its regular files, at any depth, are in the cut
+	Shared         string   // a directory of several cuts
+	SharedFiles    []string // those of the cut in Shared: where they would be in Dir, with slashes
+	ID             int64    // of the checkpoint; rises
 	Trigger        Trigger
 	MaxParallelism int
 	Slots          int
@@ -67,7 +69,7 @@ func (s *Store) save(ctx context.Context, cut Cut, progress func(done, total int
 	if !ready {
 		return nil, Stats{}, ErrNotRestored
 	}
-	found, err := scan(cut.Dir)
+	found, err := scan(cut)
 	if err != nil {
 		return nil, Stats{}, err
 	}

@@ -74,7 +74,7 @@ func writeSavepoint(ctx context.Context, cfg SavepointConfig, rec Record, cut Cu
 		}
 		return nil, Stats{}, fmt.Errorf("there is %s already: use a new directory, or dispose of the savepoint in it", o.Name)
 	}
-	state, err := scan(cut.Dir)
+	state, err := scan(cut)
 	if err != nil {
 		return nil, Stats{}, err
 	}

@@ -234,7 +234,7 @@ func restoreNewest(t testing.TB, s *Store) (int64, tree) {
 		t.Fatal(err)
 	}
 	dir := filepath.Join(t.TempDir(), "restored")
-	if err := s.Restore(t.Context(), list[0].Manifest, dir, "", nil); err != nil {
+	if err := s.Restore(t.Context(), list[0].Manifest, dir, Local{}, nil); err != nil {
 		t.Fatal(err)
 	}
 	return list[0].Manifest.ID, readTree(t, dir)

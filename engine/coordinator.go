@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path"
 	"path/filepath"
 	"sync"
 	"time"
@@ -152,6 +153,7 @@ func (c *coordinator) close() {
 type cutting struct {
 	id        int64
 	dir       string
+	shared    []string // what is not in dir, but in the directory of all cuts; sorted
 	snap      *snapshot
 	sinks     []*sinkOp
 	prepared  []native.Prepared
@@ -209,7 +211,7 @@ func (c *coordinator) checkpoint(ctx context.Context, r *checkpointRequest) erro
 			r.err = err
 		}
 	}
-	d.tidy(ctx, id)
+	d.tidy(ctx, cut)
 	r.info = d.newest()
 	return nil
 }
@@ -220,8 +222,10 @@ func (c *coordinator) cut(ctx context.Context, id int64) (*cutting, error) {
 	if err := os.RemoveAll(cut.dir); err != nil {
 		return nil, fmt.Errorf("clear %s: %w", cut.dir, err)
 	}
-	if err := os.MkdirAll(cut.dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make %s: %w", cut.dir, err)
+	for _, dir := range []string{cut.dir, filepath.Join(c.d.sharedDir(), stateSubdir)} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("make %s: %w", dir, err)
+		}
 	}
 	if err := c.x.db.PrepareCut(); err != nil {
 		return nil, err
@@ -231,8 +235,11 @@ func (c *coordinator) cut(ctx context.Context, id int64) (*cutting, error) {
 		return nil, err
 	}
 	cut.elements, cut.bytes = cut.snap.measure()
-	err = point.Finish(ctx, filepath.Join(cut.dir, stateSubdir))
+	names, err := point.FinishShared(ctx, filepath.Join(cut.dir, stateSubdir), filepath.Join(c.d.sharedDir(), stateSubdir))
 	if err == nil {
+		for _, n := range names {
+			cut.shared = append(cut.shared, path.Join(stateSubdir, n))
+		}
 		return cut, nil
 	}
 	cut.snap.release()
@@ -401,8 +408,8 @@ func (c *coordinator) save(ctx context.Context, cut *cutting, trigger checkpoint
 		return m, err
 	}
 	m, _, err := c.d.store.Save(ctx, checkpoint.Cut{
-		Dir: cut.dir, ID: cut.id, Trigger: trigger, Slots: cut.slots, MaxParallelism: c.x.cfg.MaxParallelism,
-		Participants: cut.tokens, Meta: meta,
+		Dir: cut.dir, Shared: c.d.sharedDir(), SharedFiles: cut.shared, ID: cut.id, Trigger: trigger, Slots: cut.slots,
+		MaxParallelism: c.x.cfg.MaxParallelism, Participants: cut.tokens, Meta: meta,
 	}, nil)
 	return m, err
 }

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -46,7 +48,8 @@ const defaultInterval = 10 * time.Second
 // durable is what makes a job outlive its process: its checkpoints in the store, and on the local disk
 //
 //	DIR/run     what the job works on: state/ is its database
-//	DIR/cuts/N  the cut of checkpoint N, hard links to the files of the database
+//	DIR/cuts/N  the cut of checkpoint N, but for what it shares with others
+//	DIR/cuts/shared/state  hard links to the immutable files of the database that are in the cuts
 //	DIR/own     the job's own files: pipeline and options
 //
 // where DIR is named after the job's identity. All but mu's fields belong to the goroutine of Cluster.run and, while an
@@ -133,6 +136,12 @@ func (d *durable) runDir() string { return filepath.Join(d.dir, "run") }
 func (d *durable) cutDir(id int64) string {
 	return filepath.Join(d.dir, "cuts", strconv.FormatInt(id, 10))
 }
+
+// sharedDir is like a cut, with what all cuts share.
+func (d *durable) sharedDir() string { return filepath.Join(d.dir, "cuts", sharedName) }
+
+const sharedName = "shared"
+
 func (d *durable) stateDir() string { return filepath.Join(d.runDir(), stateSubdir) }
 
 // stateSubdir is the database within a cut and within the run directory: beside it lie the files of the snapshot.
@@ -254,7 +263,8 @@ func (d *durable) savepoint(ctx context.Context, cut *cutting, m *checkpoint.Man
 	rec := checkpoint.Record{JobID: d.job.ID(), JobName: d.job.Name(), Files: d.own}
 	_, _, err = checkpoint.WriteSavepoint(ctx, checkpoint.SavepointConfig{Bucket: bucket, Prefix: prefix, Owner: checkpoint.NewOwner(time.Now())},
 		rec, checkpoint.Cut{
-			Dir: cut.dir, ID: cut.id, Trigger: checkpoint.ForSave, Slots: m.Slots, MaxParallelism: m.MaxParallelism, Participants: cut.tokens, Meta: m.Meta,
+			Dir: cut.dir, Shared: d.sharedDir(), SharedFiles: cut.shared, ID: cut.id, Trigger: checkpoint.ForSave, Slots: m.Slots,
+			MaxParallelism: m.MaxParallelism, Participants: cut.tokens, Meta: m.Meta,
 		}, nil)
 	if err != nil {
 		return err
@@ -270,19 +280,30 @@ func (d *durable) sweep(ctx context.Context) {
 	}
 }
 
-// tidy removes what is not needed once checkpoint id is complete. Errors do the job no harm.
-func (d *durable) tidy(ctx context.Context, id int64) {
-	cuts := filepath.Join(d.dir, "cuts")
-	keep := strconv.FormatInt(id, 10)
-	names, err := os.ReadDir(cuts)
-	for _, n := range names {
-		if n.Name() != keep && !strings.HasPrefix(n.Name(), keep+".") {
-			err = errors.Join(err, os.RemoveAll(filepath.Join(cuts, n.Name())))
-		}
-	}
+// tidy removes what is not needed once the checkpoint of a cut is complete. Errors do the job no harm.
+func (d *durable) tidy(ctx context.Context, cut *cutting) {
+	keep := strconv.FormatInt(cut.id, 10)
+	err := removeBut(filepath.Join(d.dir, "cuts"), func(name string) bool {
+		return name == keep || name == sharedName || strings.HasPrefix(name, keep+".")
+	})
+	err = errors.Join(err, removeBut(filepath.Join(d.sharedDir(), stateSubdir), func(name string) bool {
+		_, ok := slices.BinarySearch(cut.shared, path.Join(stateSubdir, name))
+		return ok
+	}))
 	if err = errors.Join(err, d.store.Retire(ctx)); err != nil && ctx.Err() == nil {
 		d.log.Warn("remove old checkpoints", "error", err)
 	}
+}
+
+// removeBut removes what is in dir, but for what is to stay.
+func removeBut(dir string, stays func(name string) bool) error {
+	names, err := os.ReadDir(dir)
+	for _, n := range names {
+		if !stays(n.Name()) {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, n.Name())))
+		}
+	}
+	return err
 }
 
 // transactions is the identity under which sinks write: that of the job and of the place of its checkpoints, because jobs
@@ -328,7 +349,7 @@ func (d *durable) restoreOne(ctx context.Context, m *checkpoint.Manifest) error 
 	}
 	began, told := time.Now(), time.Now()
 	d.log.Info("restoring checkpoint", "checkpoint", m.ID, "bytes", m.Bytes, "files", len(m.Files))
-	err := d.store.Restore(ctx, m, d.runDir(), checkpoint.LocalDir(d.cutDir(m.ID)), func(done, total int64) {
+	err := d.store.Restore(ctx, m, d.runDir(), checkpoint.Local{Dir: d.cutDir(m.ID), Shared: d.sharedDir()}, func(done, total int64) {
 		if time.Since(told) > time.Second {
 			told = time.Now()
 			d.log.Info("restoring checkpoint", "checkpoint", m.ID, "done_bytes", done, "total_bytes", total)

@@ -35,6 +35,7 @@ type DB struct {
 	pdb      *pebble.DB
 	dir      string
 	fs       vfs.FS
+	links    *sharer
 	cache    *Cache
 	ownCache bool
 

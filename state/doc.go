@@ -21,9 +21,9 @@
 //
 // # Durability
 //
-// There is no write-ahead log: what is durable is a Cut, a hard-linked copy that Open takes. A database that is closed, or
-// whose process dies, holds whatever Pebble happened to flush. That is consistent but of no use to the engine, which goes
-// back to a Cut. Nothing waits for the disk: what must outlive the machine is a copy of a Cut elsewhere.
+// There is no write-ahead log: what is durable is a Cut, a hard-linked copy that Open takes; cuts can share their links. A
+// database that is closed, or whose process dies, holds whatever Pebble happened to flush. That is consistent but of no use to
+// the engine, which goes back to a Cut. Nothing waits for the disk: what must outlive the machine is a copy of a Cut elsewhere.
 //
 // # Files
 //

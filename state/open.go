@@ -74,7 +74,7 @@ func Open(dir string, opts Options) (*DB, error) {
 	}
 	var err error
 	db := &DB{
-		dir: dir, fs: opts.FS, cache: opts.Cache, gate: gate{table: opts.MemTable * 7 / 16},
+		dir: dir, fs: opts.FS, links: &sharer{FS: lazySync{opts.FS}}, cache: opts.Cache, gate: gate{table: opts.MemTable * 7 / 16},
 		queues: make(map[timerClass][]front), holds: make(map[Cell]*holdSet), cells: make(map[string]Cell), unused: make(map[string]Cell),
 	}
 	if db.cache == nil {
@@ -150,7 +150,7 @@ func (db *DB) pebbleOptions(opts Options) *pebble.Options {
 		Comparer:                    comparer(),
 		Cache:                       db.cache.blocks,
 		FileCache:                   db.cache.files,
-		FS:                          lazySync{opts.FS},
+		FS:                          db.links,
 		DisableWAL:                  true,
 		FormatMajorVersion:          pebbleFormat,
 		MemTableSize:                uint64(opts.MemTable),
