@@ -288,6 +288,21 @@ func (x *execution) close() {
 	var errs []error
 	for _, s := range x.stages {
 		errs = append(errs, s.op.close())
+	}
+	x.clearQueues()
+	for _, w := range x.envs {
+		errs = append(errs, w.Close())
+	}
+	if err := errors.Join(errs...); err != nil {
+		x.log.Warn("close job", "error", err)
+	}
+}
+
+// clearQueues gives back what was on its way.
+func (x *execution) clearQueues() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, s := range x.stages {
 		for i, q := range s.queues {
 			q.Clear()
 			s.blocked[i].Clear()
@@ -297,12 +312,7 @@ func (x *execution) close() {
 		for _, d := range s.delayed {
 			d.block.Release()
 		}
-	}
-	for _, w := range x.envs {
-		errs = append(errs, w.Close())
-	}
-	if err := errors.Join(errs...); err != nil {
-		x.log.Warn("close job", "error", err)
+		s.delayed = nil
 	}
 }
 

@@ -75,6 +75,30 @@ func TestCancelWhileBundlesRun(t *testing.T) {
 	r.close(t)
 }
 
+// What a job is doing may be asked at any time, also while it ends with elements on their way.
+func TestOverviewWhileJobEnds(t *testing.T) {
+	c := calm()
+	c.Slots, c.Elements, c.Pool = 2, 1, 64<<10
+	r := newRig(t, c)
+	for i := range 5 {
+		entered := make(chan bool, 100)
+		newGate(t, func(string, int64) bool { entered <- true; return true })
+		job := r.submit(t, fmt.Sprint("job", i), numbers(t, 20, &blocker{t.Name()}), goOnly(), false)
+		<-entered
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for job.State() != jobpb.JobState_CANCELLED {
+				job.Overview()
+			}
+		}()
+		job.Cancel()
+		wantState(t, job, jobpb.JobState_CANCELLED)
+		<-done
+	}
+	r.close(t)
+}
+
 // absent has no workers, ever.
 type absent struct{ asked chan bool }
 
