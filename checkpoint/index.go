@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/tinyrunner/tinyrunner/checkpoint/objstore"
 )
@@ -146,13 +147,19 @@ func scan(cut Cut) ([]scanned, error) {
 	return files, nil
 }
 
-// copyChunk is how much is read between two looks at the context, bytes.
-const copyChunk = 256 << 10
+// copyChunk is how much is read between two looks at the context, bytes: what stays in a core's own cache, because others work
+// on as much data as it holds.
+const copyChunk = 32 << 10
+
+// chunks are used again: a new one each time would be most of what the collector has to collect.
+var chunks = sync.Pool{New: func() any { return new([copyChunk]byte) }}
 
 // copyHashed copies r to w until the end and gives the hash of what it copied. step is told of each piece.
 func copyHashed(ctx context.Context, w io.Writer, r io.Reader, step func(n int)) (sha string, size int64, err error) {
 	h := sha256.New()
-	buf := make([]byte, copyChunk)
+	chunk := chunks.Get().(*[copyChunk]byte)
+	defer chunks.Put(chunk)
+	buf := chunk[:]
 	for {
 		if err := ctx.Err(); err != nil {
 			return "", size, err
