@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/tinyrunner/tinyrunner/checkpoint/objstore"
 )
@@ -151,15 +150,10 @@ func scan(cut Cut) ([]scanned, error) {
 // on as much data as it holds.
 const copyChunk = 32 << 10
 
-// chunks are used again: a new one each time would be most of what the collector has to collect.
-var chunks = sync.Pool{New: func() any { return new([copyChunk]byte) }}
-
 // copyHashed copies r to w until the end and gives the hash of what it copied. step is told of each piece.
 func copyHashed(ctx context.Context, w io.Writer, r io.Reader, step func(n int)) (sha string, size int64, err error) {
 	h := sha256.New()
-	chunk := chunks.Get().(*[copyChunk]byte)
-	defer chunks.Put(chunk)
-	buf := chunk[:]
+	buf := make([]byte, copyChunk)
 	for {
 		if err := ctx.Err(); err != nil {
 			return "", size, err
