@@ -315,10 +315,6 @@ func testRestoreFromLocal(t *testing.T, shared bool) {
 				Shared: writeTree(t, tree{"1.sst": "one", "2.sst": "two", "3.sst": "of another cut"})}
 		}
 		local := Local{Dir: cut.Dir, Shared: cut.Shared}
-		var old string
-		if c.name == "intact" {
-			old = at(local, "1.sst")
-		}
 		m, _, err := s.Save(t.Context(), cut, nil)
 		check(t, err)
 		check(t, c.harm(local))
@@ -335,7 +331,7 @@ func testRestoreFromLocal(t *testing.T, shared bool) {
 			t.Errorf("%s: %d downloads, not %d; %d bytes done", c.name, n.Load(), c.downloads, last)
 		}
 		if c.name == "intact" {
-			a, _ := os.Stat(old)
+			a, _ := os.Stat(at(local, "1.sst"))
 			b, _ := os.Stat(filepath.Join(to, "1.sst"))
 			c, _ := os.Stat(at(local, "MANIFEST"))
 			d, _ := os.Stat(filepath.Join(to, "MANIFEST"))

@@ -222,7 +222,8 @@ func (c *coordinator) cut(ctx context.Context, id int64) (*cutting, error) {
 	if err := os.RemoveAll(cut.dir); err != nil {
 		return nil, fmt.Errorf("clear %s: %w", cut.dir, err)
 	}
-	for _, dir := range []string{cut.dir, filepath.Join(c.d.sharedDir(), stateSubdir)} {
+	pool := filepath.Join(c.d.sharedDir(), stateSubdir)
+	for _, dir := range []string{cut.dir, pool} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("make %s: %w", dir, err)
 		}
@@ -235,7 +236,7 @@ func (c *coordinator) cut(ctx context.Context, id int64) (*cutting, error) {
 		return nil, err
 	}
 	cut.elements, cut.bytes = cut.snap.measure()
-	names, err := point.FinishShared(ctx, filepath.Join(cut.dir, stateSubdir), filepath.Join(c.d.sharedDir(), stateSubdir))
+	names, err := point.Finish(ctx, filepath.Join(cut.dir, stateSubdir), pool)
 	if err == nil {
 		for _, n := range names {
 			cut.shared = append(cut.shared, path.Join(stateSubdir, n))
@@ -407,10 +408,7 @@ func (c *coordinator) save(ctx context.Context, cut *cutting, trigger checkpoint
 	if m, err := c.d.store.Settle(ctx); m != nil || err != nil {
 		return m, err
 	}
-	m, _, err := c.d.store.Save(ctx, checkpoint.Cut{
-		Dir: cut.dir, Shared: c.d.sharedDir(), SharedFiles: cut.shared, ID: cut.id, Trigger: trigger, Slots: cut.slots,
-		MaxParallelism: c.x.cfg.MaxParallelism, Participants: cut.tokens, Meta: meta,
-	}, nil)
+	m, _, err := c.d.store.Save(ctx, c.d.cutOf(cut, trigger, meta), nil)
 	return m, err
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -254,6 +255,14 @@ func (d *durable) openLocation(ctx context.Context, location string) (objstore.B
 	return bucket, prefix, nil
 }
 
+// cutOf is what the store and a savepoint are told of a cut.
+func (d *durable) cutOf(cut *cutting, trigger checkpoint.Trigger, meta json.RawMessage) checkpoint.Cut {
+	return checkpoint.Cut{
+		Dir: cut.dir, Shared: d.sharedDir(), SharedFiles: cut.shared, ID: cut.id, Trigger: trigger, Slots: cut.slots,
+		MaxParallelism: d.groups, Participants: cut.tokens, Meta: meta,
+	}
+}
+
 // savepoint copies a complete checkpoint to a place of its own.
 func (d *durable) savepoint(ctx context.Context, cut *cutting, m *checkpoint.Manifest, r *checkpointRequest) error {
 	bucket, prefix, err := d.openLocation(ctx, r.location)
@@ -262,10 +271,7 @@ func (d *durable) savepoint(ctx context.Context, cut *cutting, m *checkpoint.Man
 	}
 	rec := checkpoint.Record{JobID: d.job.ID(), JobName: d.job.Name(), Files: d.own}
 	_, _, err = checkpoint.WriteSavepoint(ctx, checkpoint.SavepointConfig{Bucket: bucket, Prefix: prefix, Owner: checkpoint.NewOwner(time.Now())},
-		rec, checkpoint.Cut{
-			Dir: cut.dir, Shared: d.sharedDir(), SharedFiles: cut.shared, ID: cut.id, Trigger: checkpoint.ForSave, Slots: m.Slots,
-			MaxParallelism: m.MaxParallelism, Participants: cut.tokens, Meta: m.Meta,
-		}, nil)
+		rec, d.cutOf(cut, checkpoint.ForSave, m.Meta), nil)
 	if err != nil {
 		return err
 	}

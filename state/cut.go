@@ -131,33 +131,18 @@ func (db *DB) beginCut() (*CutPoint, error) {
 
 // Finish makes dir, which must not exist and must be on the same file system, a copy of the database as of the instant: hard
 // links to immutable files and a few small ones. Open takes a Cut or a copy of it.
-func (c *CutPoint) Finish(ctx context.Context, dir string) error {
+//
+// With a pool, another directory, the links are made there, unless the cut before has them there, too, and Finish gives their names:
+// the Cut is dir with these files. What else is in pool is the caller's to remove, if no cut needs it.
+func (c *CutPoint) Finish(ctx context.Context, dir, pool string) (shared []string, err error) {
 	defer c.Abandon()
-	if err := c.finish(ctx, dir); err != nil {
-		return fmt.Errorf("cut state to %s: %w", dir, err)
+	if err = c.wait(ctx); err == nil {
+		shared, err = c.db.links.share(dir, pool, func() error { return c.db.pdb.Checkpoint(dir) })
 	}
-	return nil
-}
-
-// FinishShared is Finish, but the immutable files are linked into pool, another directory, unless the cut before has them there, too.
-// It gives their names: the Cut is dir with these files. What else is in pool is the caller's to remove, if no cut needs it.
-func (c *CutPoint) FinishShared(ctx context.Context, dir, pool string) ([]string, error) {
-	defer c.Abandon()
-	links := c.db.links
-	links.begin(dir, pool)
-	err := c.finish(ctx, dir)
-	names := links.end(err != nil)
 	if err != nil {
 		return nil, fmt.Errorf("cut state to %s: %w", dir, err)
 	}
-	return names, nil
-}
-
-func (c *CutPoint) finish(ctx context.Context, dir string) error {
-	if err := c.wait(ctx); err != nil {
-		return err
-	}
-	return c.db.pdb.Checkpoint(dir)
+	return shared, nil
 }
 
 // wait waits until everything of the instant is in tables.
@@ -194,5 +179,6 @@ func (db *DB) Cut(dir string) error {
 	if err != nil {
 		return err
 	}
-	return c.Finish(context.Background(), dir)
+	_, err = c.Finish(context.Background(), dir, "")
+	return err
 }

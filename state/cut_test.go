@@ -64,7 +64,7 @@ func TestCutIsAnInstant(t *testing.T) {
 			t.Fatal(err)
 		}
 		name := filepath.Join(dir, fmt.Sprint("cut", i))
-		if err := point.Finish(ctx, name); err != nil {
+		if _, err := point.Finish(ctx, name, ""); err != nil {
 			t.Fatal(err)
 		}
 		instant.Lock()
@@ -196,7 +196,8 @@ func TestCutLargeCommit(t *testing.T) {
 		}()
 		time.Sleep(50 * time.Millisecond) // for what went too far to become a table
 		name := filepath.Join(dir, fmt.Sprint("cut", size))
-		must(t, point.Finish(t.Context(), name))
+		_, err = point.Finish(t.Context(), name, "")
+		must(t, err)
 		<-done
 		cut, err := Open(name, Options{})
 		must(t, err)

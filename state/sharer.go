@@ -22,26 +22,27 @@ type sharer struct {
 	cut  map[string]bool // files that this cut has in pool
 }
 
-// begin lets the links that are made in dir go to pool until end.
-func (s *sharer) begin(dir, pool string) {
+// share lets the links that cut makes in dir go to pool, unless that is "", and gives the files of the cut that are there. Those of
+// a cut that failed do not count for the next: what is there may be anything.
+func (s *sharer) share(dir, pool string, cut func() error) ([]string, error) {
+	if pool == "" {
+		return nil, cut()
+	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if pool != s.pool {
 		s.last = nil
 	}
 	s.dir, s.pool, s.cut = dir, pool, make(map[string]bool, len(s.last))
-}
-
-// end gives the files of the cut that are in pool. Those of a cut that failed do not count: what is there may be anything.
-func (s *sharer) end(failed bool) []string {
+	s.mu.Unlock()
+	err := cut()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.dir = ""
-	if failed {
-		return nil
+	if err != nil {
+		return nil, err
 	}
 	s.last, s.cut = s.cut, nil
-	return slices.Sorted(maps.Keys(s.last))
+	return slices.Sorted(maps.Keys(s.last)), nil
 }
 
 // Link makes a link in pool, unless the last cut did. A file of that name that was there before is one of another process, which may

@@ -26,7 +26,7 @@ func cutShared(t *testing.T, db *DB, pool, to string) {
 	t.Helper()
 	point, err := db.BeginCut()
 	must(t, err)
-	names, err := point.FinishShared(t.Context(), to, pool)
+	names, err := point.Finish(t.Context(), to, pool)
 	must(t, err)
 	in := make(map[string]bool)
 	for _, n := range names {
@@ -99,7 +99,7 @@ func TestSharedCuts(t *testing.T) {
 	fill(t, db, "lost")
 	point, err := db.BeginCut()
 	must(t, err)
-	_, err = point.FinishShared(t.Context(), path("lost"), pool)
+	_, err = point.Finish(t.Context(), path("lost"), pool)
 	must(t, err)
 	must(t, db.Close())
 
@@ -125,7 +125,7 @@ func TestSharedCutFails(t *testing.T) {
 	must(t, err)
 	taken := filepath.Join(dir, "taken")
 	must(t, os.Mkdir(taken, 0o777))
-	if names, err := point.FinishShared(t.Context(), taken, pool); err == nil {
+	if names, err := point.Finish(t.Context(), taken, pool); err == nil {
 		t.Errorf("finished into a directory that exists: %v", names)
 	}
 	cutShared(t, db, pool, filepath.Join(dir, "cut"))
