@@ -389,7 +389,7 @@ func wantEnd(t fataler, job *engine.Job, want jobpb.JobState_Enum) {
 func waitFor(t fataler, what string, cond func() bool) {
 	t.Helper()
 	for began := time.Now(); !cond(); time.Sleep(500 * time.Microsecond) {
-		if time.Since(began) > 20*time.Second {
+		if time.Since(began) > patience {
 			t.Fatalf("%s: not in time", what)
 		}
 	}

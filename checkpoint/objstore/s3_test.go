@@ -171,7 +171,7 @@ func TestS3Stall(t *testing.T) {
 	if err := openS3(t, cfg).Create(t.Context(), "large", pattern(0), minPart); err != nil {
 		t.Fatal(err)
 	}
-	cfg.StallTimeout = 250 * time.Millisecond
+	cfg.StallTimeout = time.Second
 	s := openS3(t, cfg)
 	for _, kind := range []string{"PUT", "GET", "GET ?list-type"} {
 		f.inject(faults(kind, hang))
@@ -180,7 +180,7 @@ func TestS3Stall(t *testing.T) {
 		}
 	}
 	f.inject(func(*http.Request) int { return hang })
-	if err := create(t.Context(), s, "new", nil); err == nil || !strings.Contains(err.Error(), "nothing moved for 250ms") ||
+	if err := create(t.Context(), s, "new", nil); err == nil || !strings.Contains(err.Error(), "nothing moved for 1s") ||
 		!strings.Contains(err.Error(), "reachable and alive") {
 		t.Error(err)
 	}

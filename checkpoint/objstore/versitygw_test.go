@@ -68,7 +68,7 @@ func (v *versitygw) start(t *testing.T) {
 		cmd.Process.Kill()
 		<-ended
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for {
 		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", v.addr)

@@ -344,7 +344,7 @@ func TestOpenErrors(t *testing.T) {
 
 func TestUnreachableBroker(t *testing.T) {
 	c := newReadConfig("127.0.0.1:1", []string{"in"}, KV)
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	_, err := OpenSource(ctx, sourceConfig(c, 1))
 	checkError(t, err, "kafka 127.0.0.1:1: ")

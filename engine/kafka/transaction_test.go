@@ -512,10 +512,10 @@ func TestStageErrors(t *testing.T) {
 func TestTimeouts(t *testing.T) {
 	eachGeneration(t, func(t *testing.T, b *broker) {
 		t.Parallel()
-		cfg := writeConfig(b, KV, "out", WithTransactionTimeout(time.Second))
+		cfg := writeConfig(b, KV, "out", WithTransactionTimeout(3*time.Second))
 		s := openTxn(t, transactionalConfig(t, cfg, native.TransactionConfig{}))
 		put(t, s, "a")
-		time.Sleep(1500 * time.Millisecond)
+		time.Sleep(4 * time.Second)
 		_, err := cut(t, s).Prepare(t.Context())
 		if !errors.Is(err, native.ErrRestart) {
 			t.Errorf("Prepare: %v", err)
@@ -527,7 +527,7 @@ func TestTimeouts(t *testing.T) {
 		put(t, s, "b")
 		_, token := prepare(t, s)
 		kill(s)
-		time.Sleep(2 * time.Second)
+		time.Sleep(4 * time.Second)
 		_, err = OpenSink(t.Context(), transactionalConfig(t, cfg, native.TransactionConfig{Prepared: token}))
 		if !errors.Is(err, native.ErrLost) {
 			t.Fatalf("open: %v", err)
