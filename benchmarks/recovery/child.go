@@ -257,18 +257,19 @@ func (c *child) resume(ctx context.Context) error {
 
 // filled is what the first process has measured.
 type filled struct {
-	StateBytes     int64   `json:"-"`
-	Bytes          int64   `json:"state_bytes"`
-	Uploaded1      float64 `json:"uploaded_after_1_percent"`       // share of the state
-	PlainPerS      float64 `json:"updates_per_s"`                  // median of the rounds
-	CheckpointPerS float64 `json:"updates_per_s_with_checkpoints"` // the same
-	Ratio          float64 `json:"throughput_ratio"`               // median of the rounds
-	PauseP50       float64 `json:"pause_ms_p50"`
-	PauseP99       float64 `json:"pause_ms_p99"`
-	Checkpoints    int     `json:"checkpoints"`
-	UploadedMB     float64 `json:"uploaded_mb_p50"` // by a checkpoint under load; 1 MB = 1,000,000 bytes
-	SizeMB         float64 `json:"size_mb_max"`     // of the state under load
-	RSSMax         float64 `json:"rss_mb_max"`      // 1 MB = 1 MiB
+	StateBytes     int64     `json:"-"`
+	Bytes          int64     `json:"state_bytes"`
+	Uploaded1      float64   `json:"uploaded_after_1_percent"`       // share of the state
+	PlainPerS      float64   `json:"updates_per_s"`                  // mean of the rounds
+	CheckpointPerS float64   `json:"updates_per_s_with_checkpoints"` // the same
+	Ratio          float64   `json:"throughput_ratio"`               // of the means
+	Ratios         []float64 `json:"throughput_ratios"`              // of the rounds
+	PauseP50       float64   `json:"pause_ms_p50"`
+	PauseP99       float64   `json:"pause_ms_p99"`
+	Checkpoints    int       `json:"checkpoints"`
+	UploadedMB     float64   `json:"uploaded_mb_p50"` // by a checkpoint under load; 1 MB = 1,000,000 bytes
+	SizeMB         float64   `json:"size_mb_max"`     // of the state under load
+	RSSMax         float64   `json:"rss_mb_max"`      // 1 MB = 1 MiB
 }
 
 // UnmarshalJSON keeps the state's size where the parent finds it.
@@ -322,38 +323,42 @@ func (c *child) fill(ctx context.Context) error {
 	return nil
 }
 
-// compare lets turns without and with checkpoints alternate. The first turn is not counted: what random updates cost grows until
-// as much garbage is collected as is made. The machine and the state change slowly besides, so each turn with checkpoints is
-// compared to the mean of those before and after it.
+// warmUp is how long random updates are made before the first turn: what they cost grows until as much garbage is collected as is made.
+const warmUp = 75 * time.Second
+
+// compare lets turns without and with checkpoints alternate. The machine and the state change slowly besides, so each turn with
+// checkpoints is compared to the mean of those before and after it. Garbage is collected in waves, which fall into turns of either kind:
+// a single turn says little, and only turns that are longer than a wave, or many, say more.
 func (c *child) compare(ctx context.Context, r *filled) error {
-	if _, _, err := c.turn(ctx, true); err != nil {
+	if _, _, err := c.turn(ctx, warmUp, true); err != nil {
 		return err
 	}
-	before, _, err := c.turn(ctx, false)
+	before, _, err := c.turn(ctx, c.o.phase, false)
 	if err != nil {
 		return err
 	}
-	var ratios, plain, with []float64
+	var plain, with float64
 	var taken []engine.CheckpointInfo
 	for range c.o.rounds {
-		perSecond, p, err := c.turn(ctx, true)
+		perSecond, p, err := c.turn(ctx, c.o.phase, true)
 		if err != nil {
 			return err
 		}
-		after, _, err := c.turn(ctx, false)
+		after, _, err := c.turn(ctx, c.o.phase, false)
 		if err != nil {
 			return err
 		}
-		ratios, plain, with = append(ratios, 2*perSecond/(before+after)), append(plain, (before+after)/2), append(with, perSecond)
+		r.Ratios = append(r.Ratios, thousandths(2*perSecond/(before+after)))
+		plain, with = plain+(before+after)/2, with+perSecond
 		taken, before = append(taken, p...), after
 	}
-	r.Ratio = float64(int64(1000*middle(ratios))) / 1000
-	r.PlainPerS, r.CheckpointPerS = measure.Round(middle(plain)), measure.Round(middle(with))
+	r.Ratio = thousandths(with / plain)
+	r.PlainPerS, r.CheckpointPerS = measure.Round(plain/float64(c.o.rounds)), measure.Round(with/float64(c.o.rounds))
 	r.underLoad(taken)
 	return nil
 }
 
-func middle(list []float64) float64 { return slices.Sorted(slices.Values(list))[len(list)/2] }
+func thousandths(v float64) float64 { return float64(int64(1000*v)) / 1000 }
 
 // underLoad sums up the checkpoints that were made while the job ran at full speed.
 func (f *filled) underLoad(taken []engine.CheckpointInfo) {
@@ -390,14 +395,14 @@ func milliseconds(d time.Duration) float64 { return measure.Round(float64(d.Micr
 
 // turn lets the job run for a while, with or without a checkpoint each second, and returns its updates per second and the
 // checkpoints. One before the clock starts uploads what the turn without has changed.
-func (c *child) turn(ctx context.Context, checkpoints bool) (perSecond float64, taken []engine.CheckpointInfo, err error) {
+func (c *child) turn(ctx context.Context, length time.Duration, checkpoints bool) (perSecond float64, taken []engine.CheckpointInfo, err error) {
 	if checkpoints {
 		if _, err := c.job.Checkpoint(ctx, ""); err != nil {
 			return 0, nil, err
 		}
 	}
 	before, began := c.done.Load(), time.Now()
-	for time.Since(began) < c.o.phase {
+	for time.Since(began) < length {
 		next := time.Now().Add(time.Second)
 		if checkpoints {
 			info, err := c.job.Checkpoint(ctx, "")
