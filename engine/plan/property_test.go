@@ -212,7 +212,7 @@ func TestMutations(t *testing.T) {
 		accepted++
 		check(t, plan)
 	})
-	if accepted == 0 || refused == 0 {
+	if n := accepted + refused; n >= 100 && (accepted == 0 || refused == 0) { // rapid draws 100, and with -short so few that all may be refused
 		t.Errorf("%d accepted, %d refused: the mutations are too hard or too soft", accepted, refused)
 	}
 }
