@@ -44,7 +44,7 @@ type Bucket interface {
 	List(ctx context.Context, prefix string) iter.Seq2[Object, error]
 
 	// Delete removes the objects. A name that does not exist is no error, so that a deletion may be repeated. After an
-	// error some of them may be gone; those that failed are named in it.
+	// error some of them may be gone; those that failed are named in it. A store that loses power may have them again.
 	Delete(ctx context.Context, names ...string) error
 }
 

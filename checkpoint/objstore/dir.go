@@ -242,7 +242,8 @@ func (d *Dir) walk(ctx context.Context, dir, prefix string, yield func(Object, e
 	return true, nil
 }
 
-// Delete removes the files, and the directories that this leaves empty.
+// Delete removes the files, and the directories that this leaves empty. It does not wait for the disk: a loss of power may bring back
+// what was deleted last.
 func (d *Dir) Delete(ctx context.Context, names ...string) error {
 	var errs []error
 	dirs := make(map[string]bool)
@@ -258,9 +259,7 @@ func (d *Dir) Delete(ctx context.Context, names ...string) error {
 		dirs[filepath.Dir(d.path(name))] = true
 	}
 	for dir := range dirs {
-		if err := d.prune(dir); err != nil {
-			errs = append(errs, d.wrap("delete", "", err))
-		}
+		d.prune(dir)
 	}
 	return errors.Join(errs...)
 }
@@ -277,13 +276,14 @@ func (d *Dir) remove(name string) error {
 	return ignore(os.Remove(path), fs.ErrNotExist)
 }
 
-// prune removes dir and its parents as far as they are empty, and makes sure that what was removed stays so.
-func (d *Dir) prune(dir string) error {
+// prune removes dir and its parents as far as they are empty.
+func (d *Dir) prune(dir string) {
 	for dir != d.root && syscall.Rmdir(dir) == nil { // not os.Remove, which would remove a file of that name
-		d.forget(dir)
+		d.mu.Lock()
+		delete(d.made, dir)
+		d.mu.Unlock()
 		dir = filepath.Dir(dir)
 	}
-	return ignore(syncDir(dir), fs.ErrNotExist)
 }
 
 func ignore(err error, targets ...error) error {

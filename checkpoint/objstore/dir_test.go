@@ -101,6 +101,27 @@ func TestDirShared(t *testing.T) {
 	}
 }
 
+// Directories that are left need not be made, and synced, again for the next object.
+func TestDirRemembersItsParents(t *testing.T) {
+	root := tempRoot(t)
+	d := openDir(t, root)
+	put(t, d, "job/files/a/1", "x")
+	put(t, d, "job/files/b/2", "x")
+	if err := d.Delete(t.Context(), "job/files/a/1"); err != nil {
+		t.Fatal(err)
+	}
+	for name, known := range map[string]bool{"job": true, "job/files": true, "job/files/a": false, "job/files/b": true} {
+		if d.made[filepath.Join(root, name)] != known {
+			t.Errorf("%s: known is %t", name, !known)
+		}
+	}
+	put(t, d, "job/files/a/3", "x")
+	if err := os.RemoveAll(filepath.Join(root, "job")); err != nil { // as another process may, when all of it is empty
+		t.Fatal(err)
+	}
+	put(t, d, "job/files/c/4", "x")
+}
+
 func TestDirSweep(t *testing.T) {
 	root := tempRoot(t)
 	openDir(t, root)
