@@ -10,18 +10,15 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"reflect"
 	"runtime/debug"
 	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
-	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/state"
-	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/typex"
-	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
 
 	"github.com/tinyrunner/tinyrunner/benchmarks/internal/measure"
+	"github.com/tinyrunner/tinyrunner/benchmarks/recovery/newest"
 	"github.com/tinyrunner/tinyrunner/checkpoint/objstore"
 	"github.com/tinyrunner/tinyrunner/engine"
 	"github.com/tinyrunner/tinyrunner/engine/coder"
@@ -29,31 +26,6 @@ import (
 	"github.com/tinyrunner/tinyrunner/engine/native"
 	"github.com/tinyrunner/tinyrunner/engine/tiny"
 )
-
-const (
-	sourceURN = "benchmark:updates:v1"
-	sinkURN   = "benchmark:count:v1"
-)
-
-func init() { //nolint:gochecknoinits // Beam finds functions by name, in a registry that must be filled before beam.Init
-	register.DoFn3x2[state.Provider, []byte, []byte, []byte, []byte](&remember{})
-}
-
-// remember keeps the newest value of each key, and passes on the key.
-type remember struct {
-	Newest state.Value[[]byte]
-}
-
-// ProcessElement reads the old value, as a job that does something with it would.
-func (f *remember) ProcessElement(p state.Provider, key, value []byte) ([]byte, []byte) {
-	if _, _, err := f.Newest.Read(p); err != nil {
-		panic(err)
-	}
-	if err := f.Newest.Write(p, value); err != nil {
-		panic(err)
-	}
-	return key, nil
-}
 
 // updates is a source: the first keys updates are of each key once, later ones of random keys. It stops at limit until that
 // is raised.
@@ -143,11 +115,10 @@ func (c counter) Close() error { return nil }
 
 // child is the process under test.
 type child struct {
-	o      *options
-	limit  atomic.Int64 // updates the source may make
-	done   atomic.Int64 // that came to the sink
-	job    *engine.Job
-	report *json.Encoder
+	o     *options
+	limit atomic.Int64 // updates the source may make
+	done  atomic.Int64 // that came to the sink
+	job   *engine.Job
 
 	stopProfile func() error
 }
@@ -156,7 +127,7 @@ func (o *options) runChild(ctx context.Context) (err error) {
 	debug.SetGCPercent(100)
 	debug.SetMemoryLimit((o.memory - 60) << 20)
 	beam.Init()
-	c := &child{o: o, report: json.NewEncoder(os.Stdout)}
+	c := &child{o: o}
 	loc, err := objstore.Parse(o.checkpoints)
 	if err != nil {
 		return err
@@ -165,12 +136,13 @@ func (o *options) runChild(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	cluster, err := tiny.NewCluster(tiny.Options{
 		DataDir: filepath.Join(o.dir, "data"), Slots: o.slots, Name: "recovery",
-		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Logger: log,
 		Engine: func(cfg *engine.Config) {
-			cfg.Sources = map[string]native.SourceFactory{sourceURN: openUpdates(o.keys, o.value, &c.limit)}
-			cfg.Sinks = map[string]native.SinkFactory{sinkURN: func(context.Context, native.SinkConfig) (native.Sink, error) { return counter{&c.done}, nil }}
+			cfg.Sources = map[string]native.SourceFactory{newest.SourceURN: openUpdates(o.keys, o.value, &c.limit)}
+			cfg.Sinks = map[string]native.SinkFactory{newest.SinkURN: func(context.Context, native.SinkConfig) (native.Sink, error) { return counter{&c.done}, nil }}
 			cfg.Checkpoints = &engine.CheckpointConfig{Bucket: bucket, Location: o.checkpoints, Interval: 24 * time.Hour}
 		},
 	})
@@ -178,33 +150,37 @@ func (o *options) runChild(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, cluster.Close()) }()
-	if o.child == "resume" {
+	if o.child != "fill" {
 		c.limit.Store(1 << 62)
 	}
-	if c.job, err = cluster.Submit(ctx, pipeline(), "recovery"); err != nil {
+	if c.job, err = c.submit(ctx, cluster, log); err != nil {
 		return err
 	}
-	if o.child == "resume" {
-		return c.resume(ctx)
-	}
-	if o.profile != "" {
-		stop, err := measure.Profile(o.profile)
-		if err != nil {
-			return err
-		}
-		c.stopProfile = stop
-	}
-	return c.fill(ctx)
+	return c.measure(ctx)
 }
 
-func pipeline() *beam.Pipeline {
-	p, s := beam.NewPipelineWithRoot()
-	bytes := reflect.TypeFor[[]byte]()
-	kv := typex.NewKV(typex.New(bytes), typex.New(bytes))
-	in := beam.External(s, sourceURN, nil, nil, []beam.FullType{kv}, false)[0]
-	out := beam.ParDo(s, &remember{Newest: state.MakeValueState[[]byte]("newest")}, in)
-	beam.External(s, sinkURN, nil, []beam.PCollection{out}, nil, false)
-	return p
+// measure does what the parent has asked for, and lets the job run on until the parent ends it.
+func (c *child) measure(ctx context.Context) (err error) {
+	if c.o.child == "resume" {
+		return c.resume(ctx)
+	}
+	if c.o.profile != "" {
+		if c.stopProfile, err = measure.Profile(c.o.profile); err != nil {
+			return err
+		}
+	}
+	if c.o.child == "fill" {
+		if err := c.fill(ctx); err != nil {
+			return err
+		}
+	}
+	if c.o.child == "load" || c.o.harness == "" {
+		if err := c.load(ctx); err != nil {
+			return err
+		}
+	}
+	<-ctx.Done()
+	return nil
 }
 
 // say reports to the parent.
@@ -212,7 +188,7 @@ func (c *child) say(word string, v any) error {
 	if _, err := fmt.Fprint(os.Stdout, word, " "); err != nil {
 		return err
 	}
-	return c.report.Encode(v)
+	return json.NewEncoder(os.Stdout).Encode(v)
 }
 
 // reach waits until so many updates have come out.
@@ -257,9 +233,13 @@ func (c *child) resume(ctx context.Context) error {
 
 // filled is what the first process has measured.
 type filled struct {
-	StateBytes     int64     `json:"-"`
-	Bytes          int64     `json:"state_bytes"`
-	Uploaded1      float64   `json:"uploaded_after_1_percent"`       // share of the state
+	StateBytes int64   `json:"-"`
+	Bytes      int64   `json:"state_bytes"`
+	Uploaded1  float64 `json:"uploaded_after_1_percent"` // share of the state
+}
+
+// loaded is what was measured of a job at full speed.
+type loaded struct {
 	PlainPerS      float64   `json:"updates_per_s"`                  // mean of the rounds
 	CheckpointPerS float64   `json:"updates_per_s_with_checkpoints"` // the same
 	Ratio          float64   `json:"throughput_ratio"`               // of the means
@@ -302,7 +282,16 @@ func (c *child) fill(ctx context.Context) error {
 		return err
 	}
 	r.Uploaded1 = float64(int64(1e4*float64(little.Uploaded)/float64(little.Size))) / 1e4
+	return c.say("filled", r)
+}
+
+// load lets the job run as fast as it can.
+func (c *child) load(ctx context.Context) error {
 	c.limit.Store(1 << 62)
+	if err := c.reach(ctx, 1); err != nil { // a job that starts takes no checkpoints
+		return err
+	}
+	var r loaded
 	if err := c.compare(ctx, &r); err != nil {
 		return err
 	}
@@ -316,11 +305,7 @@ func (c *child) fill(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := c.say("filled", r); err != nil {
-		return err
-	}
-	<-ctx.Done()
-	return nil
+	return c.say("loaded", r)
 }
 
 // warmUp is how long random updates are made before the first turn: what they cost grows until as much garbage is collected as is made.
@@ -329,7 +314,7 @@ const warmUp = 75 * time.Second
 // compare lets turns without and with checkpoints alternate. The machine and the state change slowly besides, so each turn with
 // checkpoints is compared to the mean of those before and after it. Garbage is collected in waves, which fall into turns of either kind:
 // a single turn says little, and only turns that are longer than a wave, or many, say more.
-func (c *child) compare(ctx context.Context, r *filled) error {
+func (c *child) compare(ctx context.Context, r *loaded) error {
 	if _, _, err := c.turn(ctx, warmUp, true); err != nil {
 		return err
 	}
@@ -361,7 +346,7 @@ func (c *child) compare(ctx context.Context, r *filled) error {
 func thousandths(v float64) float64 { return float64(int64(1000*v)) / 1000 }
 
 // underLoad sums up the checkpoints that were made while the job ran at full speed.
-func (f *filled) underLoad(taken []engine.CheckpointInfo) {
+func (f *loaded) underLoad(taken []engine.CheckpointInfo) {
 	n := len(taken)
 	if f.Checkpoints = n; n == 0 {
 		return

@@ -11,6 +11,9 @@
 //	go run ./benchmarks/recovery
 //	go run ./benchmarks/recovery --checkpoints s3://bucket/recovery --s3_endpoint http://127.0.0.1:7070
 //
+// With --harness the functions are not linked in: once the state is filled, they run in a harness of the Go SDK, as those of every job
+// of "tinyrunner serve" run in one.
+//
 // It prints one JSON line. The S3 credentials come from the usual variables.
 package main
 
@@ -46,7 +49,8 @@ type options struct {
 	checkpoints string
 	endpoint    string
 	profile     string
-	child       string // "fill" or "resume": this process is the one under test
+	harness     string
+	child       string // "fill", "load" or "resume": this process is the one under test
 }
 
 func (o *options) flags() *flag.FlagSet {
@@ -62,6 +66,7 @@ func (o *options) flags() *flag.FlagSet {
 	fs.StringVar(&o.checkpoints, "checkpoints", "", "file:///DIR or s3://BUCKET/PREFIX; empty: below --dir")
 	fs.StringVar(&o.endpoint, "s3_endpoint", "", "URL of the S3 server")
 	fs.StringVar(&o.profile, "cpuprofile", "", "write a CPU profile of the first process to this file")
+	fs.StringVar(&o.harness, "harness", "", "binary of ./benchmarks/recovery/job: run the function in harnesses, once the state is filled")
 	fs.StringVar(&o.child, "child", "", "used by the command itself")
 	return fs
 }
@@ -70,7 +75,7 @@ func (o *options) args(child string) []string {
 	return []string{
 		fmt.Sprintf("--keys=%d", o.keys), fmt.Sprintf("--value=%d", o.value), fmt.Sprintf("--rounds=%d", o.rounds),
 		fmt.Sprintf("--phase=%s", o.phase), fmt.Sprintf("--slots=%d", o.slots), fmt.Sprintf("--memory_mib=%d", o.memory),
-		"--dir=" + o.dir, "--checkpoints=" + o.checkpoints, "--s3_endpoint=" + o.endpoint, "--cpuprofile=" + o.profile, "--child=" + child,
+		"--dir=" + o.dir, "--checkpoints=" + o.checkpoints, "--s3_endpoint=" + o.endpoint, "--cpuprofile=" + o.profile, "--harness=" + o.harness, "--child=" + child,
 	}
 }
 
@@ -80,6 +85,7 @@ type result struct {
 	Store     string  `json:"store"`
 	StateMB   float64 `json:"state_mb"` // 1 MB = 1,000,000 bytes
 	filled
+	loaded
 	RecoveryDiskMS  []int64 `json:"recovery_disk_ms"` // from the start of the process to its first output, each
 	RecoveryStoreMS []int64 `json:"recovery_store_ms"`
 	DiskP50         int64   `json:"recovery_disk_ms_p50"`
@@ -124,32 +130,51 @@ func run(ctx context.Context, args []string) (err error) {
 	}
 	r.StateMB = measure.Round(float64(r.StateBytes) / 1e6)
 	p := first
+	if o.harness != "" {
+		p.kill()
+		if p, err = o.start(ctx, "load"); err != nil {
+			return err
+		}
+	}
+	if err := p.until("loaded", &r.loaded); err != nil {
+		return err
+	}
+	if p, err = o.restart(ctx, p, &r); err != nil {
+		return err
+	}
+	p.kill()
+	r.DiskP50, r.StoreP50 = median(r.RecoveryDiskMS), median(r.RecoveryStoreMS)
+	return measure.Print(os.Stdout, r)
+}
+
+// restart kills p, and each process that goes on after it, with the local disk left intact and emptied by turns. It gives the last one.
+func (o *options) restart(ctx context.Context, p *process, r *result) (*process, error) {
 	for i := range 2 * o.restarts {
 		p.kill()
 		times := &r.RecoveryDiskMS
 		if i%2 == 1 {
 			times = &r.RecoveryStoreMS
 			if err := os.RemoveAll(filepath.Join(o.dir, "data")); err != nil {
-				return err
+				return nil, err
 			}
 		}
 		began := time.Now()
-		if p, err = o.start(ctx, "resume"); err != nil {
-			return err
+		next, err := o.start(ctx, "resume")
+		if err != nil {
+			return nil, err
 		}
+		p = next
 		if err := p.until("output", nil); err != nil {
-			return err
+			return nil, err
 		}
 		*times = append(*times, time.Since(began).Milliseconds())
 		var after resumed
 		if err := p.until("checkpointed", &after); err != nil {
-			return err
+			return nil, err
 		}
 		r.RestoreRSSMax = max(r.RestoreRSSMax, after.RSSMax)
 	}
-	p.kill()
-	r.DiskP50, r.StoreP50 = median(r.RecoveryDiskMS), median(r.RecoveryStoreMS)
-	return measure.Print(os.Stdout, r)
+	return p, nil
 }
 
 func median(ms []int64) int64 {
