@@ -35,7 +35,8 @@
 // runner may be down.
 //
 // Without checkpoints, or with guarantee=at_least_once, the sink produces idempotently and asynchronously and answers Write
-// when all records are acknowledged.
+// when all records are acknowledged. Writes of several slots go side by side, so that records of a key may change places, mostly
+// after brokers were away: benchmarks/chaos --mode at_least_once shows it. It is a known defect.
 //
 // File map: beam.go the transforms; config.go their payloads; record.go the Record type and its encoding; client.go and
 // logger.go what source and sink share; open.go how a source finds where to begin; source.go, poll.go, discover.go, budget.go
