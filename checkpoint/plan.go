@@ -124,7 +124,8 @@ func (s *Store) owns(ctx context.Context) error {
 	return nil
 }
 
-// carryOut deletes entries, then files, then their plan: an entry never outlives its files. All of it may be repeated.
+// carryOut deletes entries, then files, then their plan: an entry never outlives its files, unless the store loses power. All of it may be
+// repeated.
 func (s *Store) carryOut(ctx context.Context, name string, entries []int64, files []string) error {
 	logs := make([]string, 0, len(entries))
 	for _, seq := range entries {

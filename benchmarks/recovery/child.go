@@ -150,7 +150,7 @@ func (o *options) runChild(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, cluster.Close()) }()
-	if o.child != "fill" {
+	if o.child == "resume" {
 		c.limit.Store(1 << 62)
 	}
 	if c.job, err = c.submit(ctx, cluster, log); err != nil {
@@ -233,9 +233,8 @@ func (c *child) resume(ctx context.Context) error {
 
 // filled is what the first process has measured.
 type filled struct {
-	StateBytes int64   `json:"-"`
-	Bytes      int64   `json:"state_bytes"`
-	Uploaded1  float64 `json:"uploaded_after_1_percent"` // share of the state
+	Bytes     int64   `json:"state_bytes"`
+	Uploaded1 float64 `json:"uploaded_after_1_percent"` // share of the state
 }
 
 // loaded is what was measured of a job at full speed.
@@ -250,16 +249,6 @@ type loaded struct {
 	UploadedMB     float64   `json:"uploaded_mb_p50"` // by a checkpoint under load; 1 MB = 1,000,000 bytes
 	SizeMB         float64   `json:"size_mb_max"`     // of the state under load
 	RSSMax         float64   `json:"rss_mb_max"`      // 1 MB = 1 MiB
-}
-
-// UnmarshalJSON keeps the state's size where the parent finds it.
-func (f *filled) UnmarshalJSON(b []byte) error {
-	type plain filled
-	if err := json.Unmarshal(b, (*plain)(f)); err != nil {
-		return err
-	}
-	f.StateBytes = f.Bytes
-	return nil
 }
 
 func (c *child) fill(ctx context.Context) error {

@@ -128,7 +128,7 @@ func run(ctx context.Context, args []string) (err error) {
 	if err := first.until("filled", &r.filled); err != nil {
 		return err
 	}
-	r.StateMB = measure.Round(float64(r.StateBytes) / 1e6)
+	r.StateMB = measure.Round(float64(r.Bytes) / 1e6)
 	p := first
 	if o.harness != "" {
 		p.kill()
