@@ -213,7 +213,16 @@ type recordingSink struct {
 
 func (s *recordingSink) Close() error { return nil }
 
-func (s *recordingSink) Write(_ context.Context, blocks []*flow.Block) error {
+func (s *recordingSink) Send(_ context.Context, blocks []*flow.Block) (native.Sent, error) {
+	return acknowledged{}, s.record(blocks)
+}
+
+// acknowledged are elements that need not be waited for.
+type acknowledged struct{}
+
+func (acknowledged) Wait(context.Context) error { return nil }
+
+func (s *recordingSink) record(blocks []*flow.Block) error {
 	s.r.mu.Lock()
 	defer s.r.mu.Unlock()
 	for _, b := range blocks {

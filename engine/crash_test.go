@@ -91,7 +91,7 @@ func crashRun(t *testing.T, seed uint64) {
 			_ = os.RemoveAll(w.dir) // another machine
 		}
 	}
-	checkTwoWays(t, w.broker, w.log, false)
+	checkTwoWays(t, w.broker, w.log)
 	if left := w.garbage(t); len(left) > 0 && !crashed {
 		t.Errorf("garbage in the store: %v", left)
 	}

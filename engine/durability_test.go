@@ -131,7 +131,7 @@ func expectTwoWays(l *eventLog) map[string][]string {
 }
 
 // checkTwoWays compares what was committed with what a run without crashes gives.
-func checkTwoWays(t fataler, b *broker, l *eventLog, ordered bool) {
+func checkTwoWays(t fataler, b *broker, l *eventLog) {
 	t.Helper()
 	for name, want := range expectTwoWays(l) {
 		if d := differ(b.values(name), want); d != "" {
@@ -147,7 +147,7 @@ func checkTwoWays(t fataler, b *broker, l *eventLog, ordered bool) {
 			continue
 		}
 		at := fmt.Sprintf("%s [%d", key, o.Start)
-		if ordered && n != last[at]+1 && n != -last[at] {
+		if n != last[at]+1 && n != -last[at] {
 			t.Fatalf("order is lost: %v comes after number %d", o, last[at])
 		}
 		last[at] = n
@@ -411,7 +411,7 @@ func TestCheckpointsWhileRunning(t *testing.T) {
 		t.Errorf("%d checkpoints, want more", n)
 	}
 	p.end(t)
-	checkTwoWays(t, w.broker, w.log, true)
+	checkTwoWays(t, w.broker, w.log)
 	if left := w.listing(""); len(left) != 1 {
 		t.Errorf("a finished job leaves %v, want its last entry", left)
 	}

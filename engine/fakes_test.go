@@ -455,6 +455,7 @@ type txnSink struct {
 	slots   [3]struct{ epoch int } // epoch 0: not taken over
 	newest  int                    // slot of the newest committed transaction; -1: none
 	current *txnInterval
+	staged  *txnStaged // the last one
 	waiting bool // a Prepared is neither committed nor aborted
 	closed  bool
 	lost    error
@@ -523,7 +524,9 @@ func (s *txnSink) end(t txnToken, commit bool) error {
 	return err
 }
 
-func (s *txnSink) Write(context.Context, []*flow.Block) error { return errors.New("not reached") }
+func (s *txnSink) Send(context.Context, []*flow.Block) (native.Sent, error) {
+	return nil, errors.New("not reached")
+}
 
 func (s *txnSink) Close() error {
 	s.mu.Lock()
@@ -548,11 +551,15 @@ func (s *txnSink) Stage(_ context.Context, blocks []*flow.Block) (native.Staged,
 	if s.lost != nil {
 		return nil, fmt.Errorf("stage: %w", s.lost)
 	}
+	if s.staged != nil && !s.staged.ended {
+		s.b.violated("Stage before the Staged before was ended")
+	}
 	var r recorder
-	if err := (&recordingSink{&r, s.cfg}).Write(context.Background(), blocks); err != nil {
+	if err := (&recordingSink{&r, s.cfg}).record(blocks); err != nil {
 		return nil, err
 	}
-	return &txnStaged{s: s, records: r.got}, nil
+	s.staged = &txnStaged{s: s, records: r.got}
+	return s.staged, nil
 }
 
 type txnStaged struct {
@@ -562,10 +569,10 @@ type txnStaged struct {
 }
 
 func (st *txnStaged) Commit() {
-	st.once()
 	s := st.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	st.once()
 	if s.closed {
 		s.b.violated("Staged.Commit after Close")
 	}
@@ -575,8 +582,13 @@ func (st *txnStaged) Commit() {
 	}
 }
 
-func (st *txnStaged) Discard() { st.once() }
+func (st *txnStaged) Discard() {
+	st.s.mu.Lock()
+	defer st.s.mu.Unlock()
+	st.once()
+}
 
+// once REQUIRES: mu.
 func (st *txnStaged) once() {
 	if st.ended {
 		st.s.b.violated("staged records were ended twice")

@@ -146,7 +146,7 @@ func (l *laps) run(t *testing.T, arm, disarm func()) (restarts int) {
 	}
 	l.w.log.close()
 	finishIn(t, l.w, calmLife(), l.spec)
-	checkTwoWays(t, l.w.broker, l.w.log, true)
+	checkTwoWays(t, l.w.broker, l.w.log)
 	l.w.close()
 	return restarts
 }

@@ -306,11 +306,16 @@ func (o *sourceOp) load(data json.RawMessage) error {
 }
 
 // sinkOp hands blocks to a runner-native sink.
+//
+// The stage is not keyed, so its slots share a queue. A work is only taken when the one before has been handed over:
+// elements of a key are written in the order in which they came.
 type sinkOp struct {
 	base
 	s     *stage
 	sink  native.Sink
 	exact native.Transactional // the sink, if it writes with the checkpoints
+	// handing: the elements of a work are on their way to the sink. Guarded by execution.mu.
+	handing bool
 }
 
 // sinkMemory bounds a sink's write buffers.
@@ -351,18 +356,46 @@ func (o *sinkOp) close() error {
 func (o *sinkOp) waits() bool { return true }
 
 func (o *sinkOp) next(slot int) *work {
-	return o.s.take(slot, o.s.queue(slot), o.s.x.cfg.MaxBundleElements)
+	if o.handing {
+		return nil
+	}
+	w := o.s.take(slot, o.s.queue(slot), o.s.x.cfg.MaxBundleElements)
+	o.handing = w != nil
+	return w
 }
 
 func (o *sinkOp) run(ctx context.Context, w *work) error {
-	if o.exact == nil {
-		return o.sink.Write(ctx, w.blocks)
+	if o.exact != nil {
+		return o.stage(ctx, w)
 	}
+	sent, err := o.sink.Send(ctx, w.blocks)
+	o.handedOver()
+	if err != nil {
+		return err
+	}
+	return sent.Wait(ctx)
+}
+
+// stage hands over in the commit.
+func (o *sinkOp) stage(ctx context.Context, w *work) error {
+	w.onAbandon = append(w.onAbandon, o.handedOver)
 	staged, err := o.exact.Stage(ctx, w.blocks)
 	if err != nil {
 		return err
 	}
-	w.onCommit = append(w.onCommit, staged.Commit)
 	w.onAbandon = append(w.onAbandon, staged.Discard)
+	w.onCommit = append(w.onCommit, staged.Commit, func() { o.handing = false })
 	return nil
+}
+
+// handedOver lets the next work be taken.
+func (o *sinkOp) handedOver() {
+	x := o.s.x
+	x.mu.Lock()
+	o.handing = false
+	more := o.s.queued() > 0
+	x.mu.Unlock()
+	if more {
+		x.kick()
+	}
 }

@@ -1,7 +1,9 @@
 package engine_test
 
 import (
+	"context"
 	"fmt"
+	"math/rand/v2"
 	"reflect"
 	"sync"
 	"testing"
@@ -13,7 +15,10 @@ import (
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/testing/teststream"
 
+	"github.com/tinyrunner/tinyrunner/engine"
 	"github.com/tinyrunner/tinyrunner/engine/coder"
+	"github.com/tinyrunner/tinyrunner/engine/flow"
+	"github.com/tinyrunner/tinyrunner/engine/native"
 )
 
 func init() {
@@ -137,4 +142,85 @@ func TestPaneDoesNotFollowTheWatermark(t *testing.T) {
 	if d := differ(got, want); d != "" {
 		t.Errorf("late panes were dropped:\n%s", d)
 	}
+}
+
+// late makes a sink that takes its time over some bundles: the next ones could overtake them.
+type late struct{ native.Sink }
+
+func (s late) Send(ctx context.Context, blocks []*flow.Block) (native.Sent, error) {
+	dawdle()
+	return s.Sink.Send(ctx, blocks)
+}
+
+// lateExactly is late and transactional.
+type lateExactly struct{ native.Transactional }
+
+func (s lateExactly) Stage(ctx context.Context, blocks []*flow.Block) (native.Staged, error) {
+	dawdle()
+	return s.Transactional.Stage(ctx, blocks)
+}
+
+func dawdle() {
+	if rand.IntN(3) == 0 {
+		time.Sleep(300 * time.Microsecond)
+	}
+}
+
+func checkSequence(t *testing.T, got []out, n int) {
+	t.Helper()
+	if len(got) != n {
+		t.Fatalf("%d elements came, want %d", len(got), n)
+	}
+	for i, o := range got {
+		if want := show("k", int64(i)); o.Value != want {
+			t.Fatalf("element %d is %s, want %s", i, o.Value, want)
+		}
+	}
+}
+
+// A sink writes what comes in the order in which it comes, whatever the slots and whichever bundle is ready first.
+func TestSinksKeepOrder(t *testing.T) {
+	const n = 500
+	f := &origin{}
+	for i := range int64(n) {
+		f.Elems = append(f.Elems, datum{K: "k", V: i, TS: i})
+	}
+	c := calm()
+	c.Slots, c.Elements = 4, 1
+	t.Run("at least once", func(t *testing.T) {
+		p, s := beam.NewPipelineWithRoot()
+		sink(s, "sink", beam.ParDo(s, show, beam.ParDo(s, f, beam.Impulse(s))))
+		r := newRig(t, c, func(cfg *engine.Config) {
+			open := cfg.Sinks[testSinkURN]
+			cfg.Sinks[testSinkURN] = func(ctx context.Context, cfg native.SinkConfig) (native.Sink, error) {
+				s, err := open(ctx, cfg)
+				return late{s}, err
+			}
+		})
+		st, err := end(t, r.submit(t, "job", marshal(t, p), goOnly(), false))
+		r.close(t)
+		if err != nil {
+			t.Fatalf("job ended %v: %v", st, err)
+		}
+		checkSequence(t, r.outs(), n)
+	})
+	t.Run("exactly once", func(t *testing.T) {
+		w := newWorld(t, counted(0, 1, 1), 1)
+		defer w.close()
+		p, s := beam.NewPipelineWithRoot()
+		exactly(s, "sink", beam.ParDo(s, show, beam.ParDo(s, f, beam.Impulse(s))))
+		l := calmLife()
+		l.conditions = c
+		finishIn(t, w, l, specOf(marshal(t, p), goOnly()), func(cfg *engine.Config) {
+			open := cfg.Sinks[testExactURN]
+			cfg.Sinks[testExactURN] = func(ctx context.Context, cfg native.SinkConfig) (native.Sink, error) {
+				s, err := open(ctx, cfg)
+				if err != nil {
+					return nil, err
+				}
+				return lateExactly{s.(native.Transactional)}, nil
+			}
+		})
+		checkSequence(t, w.broker.outs(), n)
+	})
 }

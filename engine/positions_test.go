@@ -57,5 +57,5 @@ func TestPositionsOfShardsThatHaveNotBegun(t *testing.T) {
 	p.crash(t)
 
 	finishIn(t, w, calmLife(), spec)
-	checkTwoWays(t, w.broker, w.log, false)
+	checkTwoWays(t, w.broker, w.log)
 }

@@ -102,7 +102,7 @@ func TestSuspendAndResume(t *testing.T) {
 	if st := again.Checkpoints(); st.LatestRestored == nil || st.Counts.Restored != 1 {
 		t.Errorf("the job does not say that it was restored: %+v", st)
 	}
-	checkTwoWays(t, w.broker, w.log, false)
+	checkTwoWays(t, w.broker, w.log)
 }
 
 // A wish to suspend that failed must not turn a later stop into one.
@@ -142,7 +142,7 @@ func TestStopAndStartFromSavepoint(t *testing.T) {
 	p.end(t)
 	spec.ID, spec.Savepoint = "job-2", "mem:///savepoints/a"
 	finishIn(t, w, calmLife(), spec)
-	checkTwoWays(t, w.broker, w.log, true)
+	checkTwoWays(t, w.broker, w.log)
 	if len(w.listing("savepoints/")) == 0 {
 		t.Error("the savepoint is gone")
 	}
@@ -290,7 +290,7 @@ func TestTwoProcesses(t *testing.T) {
 	wantEnd(t, second, jobpb.JobState_DONE)
 	newer.end(t)
 	older.end(t)
-	checkTwoWays(t, w.broker, w.log, true)
+	checkTwoWays(t, w.broker, w.log)
 }
 
 // finalizing workers ask for finalization of each bundle.
@@ -451,7 +451,7 @@ func TestLostTransactions(t *testing.T) {
 	if got := messages(job); !strings.Contains(got, "going back") {
 		t.Errorf("it says nothing of it: %q", got)
 	}
-	checkTwoWays(t, w.broker, w.log, true)
+	checkTwoWays(t, w.broker, w.log)
 }
 
 // While the store is away the job goes on.
@@ -477,7 +477,7 @@ func TestBucketAway(t *testing.T) {
 	f.away.Store(false)
 	wantEnd(t, job, jobpb.JobState_DONE)
 	p.end(t)
-	checkTwoWays(t, w.broker, w.log, true)
+	checkTwoWays(t, w.broker, w.log)
 }
 
 func TestCancelRemovesEverything(t *testing.T) {
@@ -642,5 +642,5 @@ func TestCloseKeepsJobs(t *testing.T) {
 	makeCheckpoint(t, job, "")
 	p.end(t)
 	finishIn(t, w, calmLife(), spec)
-	checkTwoWays(t, w.broker, w.log, true)
+	checkTwoWays(t, w.broker, w.log)
 }

@@ -104,12 +104,14 @@ func (u *updates) Close() error { return nil }
 // counter is a sink.
 type counter struct{ n *atomic.Int64 }
 
-func (c counter) Write(_ context.Context, blocks []*flow.Block) error {
+func (c counter) Send(_ context.Context, blocks []*flow.Block) (native.Sent, error) {
 	for _, b := range blocks {
 		c.n.Add(int64(b.Len()))
 	}
-	return nil
+	return c, nil
 }
+
+func (c counter) Wait(context.Context) error { return nil }
 
 func (c counter) Close() error { return nil }
 

@@ -34,9 +34,9 @@
 // The transaction lives for transaction_timeout_ms at most: that bounds checkpoints and their interval, and how long the
 // runner may be down.
 //
-// Without checkpoints, or with guarantee=at_least_once, the sink produces idempotently and asynchronously and answers Write
-// when all records are acknowledged. Writes of several slots go side by side, so that records of a key may change places, mostly
-// after brokers were away: benchmarks/chaos --mode at_least_once shows it. It is a known defect.
+// Without checkpoints, or with guarantee=at_least_once, the sink produces idempotently and asynchronously. Bundles are handed
+// to the client one after the other, so that records of a key keep their order; their acknowledgements are waited for side by
+// side.
 //
 // File map: beam.go the transforms; config.go their payloads; record.go the Record type and its encoding; client.go and
 // logger.go what source and sink share; open.go how a source finds where to begin; source.go, poll.go, discover.go, budget.go

@@ -1,23 +1,30 @@
 package kafka
 
 import (
+	"context"
+	"fmt"
 	"sync"
 	"sync/atomic"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tinyrunner/tinyrunner/engine/native"
 )
 
-// flight is one Write under way.
+// flight is one Send under way.
 type flight struct {
-	left   atomic.Int64  // chunks not yet acknowledged, and one for Write itself
+	writer *writer       // whose records it has
+	left   atomic.Int64  // chunks not yet acknowledged, and one for Send itself
 	done   chan struct{} // closed when left is 0
 	once   sync.Once
 	failed chan struct{} // closed with err set
 	err    error
 }
 
-func newFlight() *flight {
-	f := &flight{done: make(chan struct{}), failed: make(chan struct{})}
+var _ native.Sent = (*flight)(nil)
+
+func newFlight(w *writer) *flight {
+	f := &flight{writer: w, done: make(chan struct{}), failed: make(chan struct{})}
 	f.left.Store(1)
 	return f
 }
@@ -33,6 +40,22 @@ func (f *flight) fail(err error) {
 		f.err = err
 		close(f.failed)
 	})
+}
+
+// Wait implements native.Sent.
+func (f *flight) Wait(ctx context.Context) error {
+	select {
+	case <-f.done:
+	case <-f.failed:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-f.failed:
+		return fmt.Errorf("write to kafka %s: %w", f.writer.transform, f.writer.config.explain(f.err))
+	default:
+		return nil
+	}
 }
 
 // record implements receiver.

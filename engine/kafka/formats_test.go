@@ -302,7 +302,7 @@ func TestTypedThroughBroker(t *testing.T) {
 	}
 	cfg.Coder = coder.NewWindowedValue(coderOf(t, "length_prefix<bytes>"), global)
 	sink := openWriter(t, cfg)
-	if err := sink.Write(t.Context(), elems); err != nil {
+	if err := deliver(t.Context(), sink, elems); err != nil {
 		t.Fatal(err)
 	}
 	for _, block := range elems {

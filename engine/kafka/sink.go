@@ -93,31 +93,20 @@ func (w *writer) check(ctx context.Context, client *kgo.Client, log *slog.Logger
 	return nil
 }
 
-// Write implements native.Sink.
+// Send implements native.Sink.
 //
 // Keys and values are copied: after an error the caller may release the blocks at once, while a request that still names
 // them is on its way. What has been handed to the client before an error is not taken back.
-func (s *sink) Write(ctx context.Context, blocks []*flow.Block) error {
-	f := newFlight()
+func (s *sink) Send(ctx context.Context, blocks []*flow.Block) (native.Sent, error) {
+	f := newFlight(s.writer)
 	if err := s.launch(ctx, f, blocks); err != nil {
-		return fmt.Errorf("write to kafka %s: %w", s.transform, err)
+		return nil, fmt.Errorf("write to kafka %s: %w", s.transform, err)
 	}
-	select {
-	case <-f.done:
-	case <-f.failed:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	select {
-	case <-f.failed:
-		return fmt.Errorf("write to kafka %s: %w", s.transform, s.config.explain(f.err))
-	default:
-		return nil
-	}
+	return f, nil
 }
 
 // launch hands the blocks to the client; it waits while there is no room, and stops at the first error, also of a record
-// on its way: that one is left to Write.
+// on its way: that one is left to Wait.
 func (s *sink) launch(ctx context.Context, f *flight, blocks []*flow.Block) error {
 	defer f.add(-1)
 	var scratch flow.Data
@@ -147,8 +136,8 @@ func (s *sink) launch(ctx context.Context, f *flight, blocks []*flow.Block) erro
 	return nil
 }
 
-// produce hands a chunk's records to the client. The context is not the Write's: the client fails records that wait in a
-// partition together with a cancelled one, and those may be another Write's.
+// produce hands a chunk's records to the client. The context is not the Send's: the client fails records that wait in a
+// partition together with a cancelled one, and those may be another Send's.
 func (s *sink) produce(f *flight, c *chunk) {
 	f.add(1)
 	c.produce(s.client, f)

@@ -81,6 +81,15 @@ func blocks(t *testing.T, elements ...[]byte) []*flow.Block {
 	return out
 }
 
+// deliver sends blocks and waits until they are acknowledged.
+func deliver(ctx context.Context, s native.Sink, blocks []*flow.Block) error {
+	sent, err := s.Send(ctx, blocks)
+	if err != nil {
+		return err
+	}
+	return sent.Wait(ctx)
+}
+
 // readBack reads a topic with a plain client. A fetch that began before the places of all partitions were known would wait for its maximum.
 func (b *broker) readBack(t *testing.T, topic string, n int) []*kgo.Record {
 	t.Helper()
@@ -110,7 +119,7 @@ func TestWritePairs(t *testing.T) {
 	for i := range n {
 		elements = append(elements, windowed(int64(i+1), fmt.Appendf(nil, "k%d", i%10), fmt.Appendf(nil, "%d", i)))
 	}
-	if err := s.Write(t.Context(), blocks(t, elements...)); err != nil {
+	if err := deliver(t.Context(), s, blocks(t, elements...)); err != nil {
 		t.Fatal(err)
 	}
 	seen := make(map[string]int32)
@@ -143,7 +152,7 @@ func TestKeysGoWhereJavaPutsThem(t *testing.T) {
 	for k := range hashes {
 		elements = append(elements, windowed(1, []byte(k), nil))
 	}
-	if err := s.Write(t.Context(), blocks(t, elements...)); err != nil {
+	if err := deliver(t.Context(), s, blocks(t, elements...)); err != nil {
 		t.Fatal(err)
 	}
 	for _, r := range b.readBack(t, "out", len(hashes)) {
@@ -156,7 +165,7 @@ func TestKeysGoWhereJavaPutsThem(t *testing.T) {
 func TestWriteNilAndEmpty(t *testing.T) {
 	b := newBroker(t, kfake.SeedTopics(1, "out", "other"))
 	s := openWriter(t, sinkConfig(t, writeConfig(b, KV, "out")))
-	if err := s.Write(t.Context(), blocks(t, windowed(1, nil, nil))); err != nil {
+	if err := deliver(t.Context(), s, blocks(t, windowed(1, nil, nil))); err != nil {
 		t.Fatal(err)
 	}
 	if r := b.readBack(t, "out", 1)[0]; r.Key != nil || r.Value == nil || len(r.Value) != 0 {
@@ -166,7 +175,7 @@ func TestWriteNilAndEmpty(t *testing.T) {
 	s = openWriter(t, sinkConfig(t, writeConfig(b, Records, "")))
 	at := time.UnixMilli(77)
 	in := Record{Topic: "other", Key: []byte{}, Timestamp: at, Headers: []Header{{"h", []byte("1")}, {"h", nil}}}
-	if err := s.Write(t.Context(), blocks(t, windowed(1, encodeRecord(in)))); err != nil {
+	if err := deliver(t.Context(), s, blocks(t, windowed(1, encodeRecord(in)))); err != nil {
 		t.Fatal(err)
 	}
 	r := b.readBack(t, "other", 1)[0]
@@ -174,7 +183,7 @@ func TestWriteNilAndEmpty(t *testing.T) {
 	if r.Key == nil || r.Value != nil || !r.Timestamp.Equal(at) || fmt.Sprintf("%#v", r.Headers) != fmt.Sprintf("%#v", want) {
 		t.Errorf("as record: %+v", r)
 	}
-	err := s.Write(t.Context(), blocks(t, windowed(1, encodeRecord(Record{}))))
+	err := deliver(t.Context(), s, blocks(t, windowed(1, encodeRecord(Record{}))))
 	checkError(t, err, "write to kafka test: element 0 of block: record names no topic")
 }
 
@@ -184,24 +193,24 @@ func TestWriteErrors(t *testing.T) {
 	one := blocks(t, windowed(1, []byte("k"), []byte("v")))
 
 	fault := b.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "out", Err: kerr.TopicAuthorizationFailed, Count: -1})
-	err := s.Write(t.Context(), one)
+	err := deliver(t.Context(), s, one)
 	checkError(t, err, "write to kafka test: kafka "+b.addrs+": TOPIC_AUTHORIZATION_FAILED")
 	checkError(t, err, "grant the user the right (ACL)")
 	fault.Remove()
 
 	b.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "out", Err: kerr.NotEnoughReplicas, Count: 2})
-	if err := s.Write(t.Context(), one); err != nil {
+	if err := deliver(t.Context(), s, one); err != nil {
 		t.Errorf("an error that passes is not retried: %v", err)
 	}
 
-	err = s.Write(t.Context(), blocks(t, windowed(1, nil, make([]byte, 2<<20))))
+	err = deliver(t.Context(), s, blocks(t, windowed(1, nil, make([]byte, 2<<20))))
 	checkError(t, err, "MESSAGE_TOO_LARGE")
 	checkError(t, err, "raise max.message.bytes")
 
-	err = s.Write(t.Context(), blocks(t, []byte{1, 2, 3}))
+	err = deliver(t.Context(), s, blocks(t, []byte{1, 2, 3}))
 	checkError(t, err, "element 0 of block: encoded value is cut short")
 
-	if err := s.Write(t.Context(), one); err != nil {
+	if err := deliver(t.Context(), s, one); err != nil {
 		t.Errorf("the sink does not recover: %v", err)
 	}
 }
@@ -214,37 +223,51 @@ func TestWriteWaits(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	one := blocks(t, windowed(1, []byte("k"), []byte("v")))
-	if err := s.Write(ctx, one); ctx.Err() == nil {
-		t.Errorf("Write returned %v before its end", err)
+	if err := deliver(ctx, s, one); ctx.Err() == nil {
+		t.Errorf("Wait returned %v before its end", err)
 	}
 	fault.Remove()
-	if err := s.Write(t.Context(), one); err != nil {
+	if err := deliver(t.Context(), s, one); err != nil {
 		t.Error(err)
 	}
 }
 
-// Writes of several slots, with less memory than they need: they wait for each other's records, not for ever.
-func TestWriteConcurrently(t *testing.T) {
+// Bundles with more bytes than the sink has memory: the next is sent while the ones before are not acknowledged, waits for
+// their room, and stays behind them.
+func TestSendAhead(t *testing.T) {
+	const bundles, records = 8, 250
 	b := newBroker(t, kfake.SeedTopics(4, "out"))
 	cfg := sinkConfig(t, writeConfig(b, KV, "out"))
 	cfg.Memory = 128 << 10
 	s := openWriter(t, cfg)
+	b.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "out", Err: kerr.NotEnoughReplicas, Count: 3})
 	var wg sync.WaitGroup
-	for slot := range 4 {
+	for n := range bundles {
 		var elements [][]byte
-		for i := range 500 {
-			elements = append(elements, windowed(1, fmt.Appendf(nil, "%d", i), []byte(strings.Repeat("v", 500))))
+		for i := range records {
+			elements = append(elements, windowed(1, fmt.Appendf(nil, "%d", i), fmt.Appendf(nil, "%0500d", n)))
 		}
-		ks := blocks(t, elements...)
+		sent, err := s.Send(t.Context(), blocks(t, elements...))
+		if err != nil {
+			t.Fatal(err)
+		}
 		wg.Go(func() {
-			if err := s.Write(t.Context(), ks); err != nil {
-				t.Errorf("slot %d: %v", slot, err)
+			if err := sent.Wait(t.Context()); err != nil {
+				t.Errorf("bundle %d: %v", n, err)
 			}
 		})
 	}
 	wg.Wait()
-	if n := len(b.readBack(t, "out", 2000)); n != 2000 {
-		t.Errorf("%d records", n)
+	next := map[string]int{}
+	for _, r := range b.readBack(t, "out", bundles*records) {
+		key := string(r.Key)
+		if want := fmt.Sprintf("%0500d", next[key]); string(r.Value) != want {
+			t.Fatalf("value %d of key %s is of bundle %s", next[key], key, strings.TrimLeft(string(r.Value), "0"))
+		}
+		next[key]++
+	}
+	if len(next) != records {
+		t.Errorf("%d keys, want %d", len(next), records)
 	}
 }
 

@@ -125,9 +125,9 @@ func (s *transactional) next(sl *slot, before *interval) {
 	s.tasks.Go(func() { iv.start(before) })
 }
 
-// Write implements native.Sink. The engine stages instead.
-func (s *transactional) Write(context.Context, []*flow.Block) error {
-	return fmt.Errorf("write to kafka %s: a transactional sink only stages", s.transform) // not reached
+// Send implements native.Sink. The engine stages instead.
+func (s *transactional) Send(context.Context, []*flow.Block) (native.Sent, error) {
+	return nil, fmt.Errorf("write to kafka %s: a transactional sink only stages", s.transform) // not reached
 }
 
 // wrap says where an error comes from.
@@ -135,8 +135,8 @@ func (s *transactional) wrap(err error) error {
 	return fmt.Errorf("write to kafka %s: %w", s.transform, s.config.explain(err))
 }
 
-// Stage implements native.Transactional. The memory of all blocks is taken at once: two bundles that each hold a part and
-// wait for the rest would wait for ever.
+// Stage implements native.Transactional. The memory of all blocks is taken at once: waiting for room while holding some would
+// not end, for what is held is only written after the commit.
 func (s *transactional) Stage(ctx context.Context, blocks []*flow.Block) (native.Staged, error) {
 	var room int64
 	for _, b := range blocks {

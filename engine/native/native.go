@@ -67,11 +67,19 @@ type SourceFactory func(ctx context.Context, cfg SourceConfig) (Source, error)
 
 // Sink writes to an outside system for one transform of one job.
 type Sink interface {
-	// Write writes all elements of the blocks and returns when the outside system has acknowledged them, or with the first
-	// error; some may have been written then. It does not release the blocks. Calls may be concurrent (one for each slot).
-	Write(ctx context.Context, blocks []*flow.Block) error
-	// Close gives up connections and waits for the sink's goroutines. No Write is under way or comes later.
+	// Send hands over all elements of the blocks, in their order, and does not keep the blocks; it may wait until there is
+	// room. The engine calls it for one bundle after the other, in the order in which they came. After an error some
+	// elements may be on their way.
+	Send(ctx context.Context, blocks []*flow.Block) (Sent, error)
+	// Close gives up connections and waits for the sink's goroutines. No Send or Wait is under way or comes later.
 	Close() error
+}
+
+// Sent are the elements of one bundle on their way.
+type Sent interface {
+	// Wait returns when the outside system has acknowledged them all, or with the first error. The engine waits for several
+	// bundles at once (one for each slot), and goes on sending meanwhile.
+	Wait(ctx context.Context) error
 }
 
 // SinkConfig is what a sink is opened with.

@@ -31,10 +31,11 @@ type TransactionConfig struct {
 	Settled bool
 }
 
-// Transactional is implemented by sinks that write exactly once with checkpoints. The engine calls Stage in place of Write.
+// Transactional is implemented by sinks that write exactly once with checkpoints. The engine calls Stage in place of Send.
 //
 // The records between two cuts make one transaction. The engine calls, and the sink may rely on it:
-//   - Stage in any number at once; Staged.Commit of one slot in the order in which its bundles commit;
+//   - Stage for one bundle after the other, in the order in which they came, each after the Staged of the one before was
+//     committed or discarded;
 //   - Cut when no Staged.Commit is under way;
 //   - Prepared.Prepare, then Commit once the checkpoint is durable, or Abort if it never will be; after an Abort the sink is
 //     only closed;
