@@ -53,7 +53,7 @@ func newStore(cfg Config) *Store {
 		plans:   make(map[string]plan),
 		written: make(map[string]plan),
 		uploads: make(map[string]int64),
-		ready:   make(map[string]string),
+		ready:   make(map[string]Place),
 		index:   make(map[string]hashed),
 	}
 }

@@ -28,12 +28,23 @@ func example(t testing.TB) []byte {
 	return b
 }
 
+// What older versions have written is read for ever.
+func TestVersion1(t *testing.T) {
+	body, err := os.ReadFile("testdata/version1.manifest")
+	check(t, err)
+	m, err := DecodeManifest(body)
+	check(t, err)
+	if m.ID != 41 || len(m.Files) != 2 || m.Files[1].Path != "MANIFEST-000002" || m.Files[1].Pack != 0 || !strings.HasPrefix(m.Files[1].Object, "files/59/5994") {
+		t.Errorf("%+v", m)
+	}
+}
+
 // What was written once is read for ever, and written the same.
 func TestFormat(t *testing.T) {
 	body := example(t)
 	m, err := DecodeManifest(body)
 	check(t, err)
-	if m.ID != 41 || m.Owner.Host != "pod-7" || len(m.Files) != 2 || string(m.Participants[0].Token) != "id 7 epoch 2" {
+	if m.ID != 41 || m.Owner.Host != "pod-7" || len(m.Files) != 3 || string(m.Participants[0].Token) != "id 7 epoch 2" {
 		t.Errorf("%+v", m)
 	}
 	again, err := m.encode()
@@ -45,7 +56,7 @@ func TestFormat(t *testing.T) {
 	if !bytes.Contains(page, body) {
 		t.Error("FORMAT.md does not show testdata/checkpoint.manifest")
 	}
-	for _, f := range fields(reflect.TypeFor[Manifest](), reflect.TypeFor[File](), reflect.TypeFor[Owner](), reflect.TypeFor[plan]()) {
+	for _, f := range fields(reflect.TypeFor[Manifest](), reflect.TypeFor[File](), reflect.TypeFor[Place](), reflect.TypeFor[Owner](), reflect.TypeFor[plan]()) {
 		if !bytes.Contains(page, []byte("`"+f+"`")) {
 			t.Errorf("FORMAT.md does not describe the field %s", f)
 		}
@@ -67,8 +78,8 @@ func fields(types ...reflect.Type) []string {
 func TestDecodeRefuses(t *testing.T) {
 	body := example(t)
 	for _, c := range []struct{ old, new, want string }{
-		{`format": 1,`, `format": 2,`, "version 2 of the format, this program reads up to 1: use the tinyrunner"},
-		{`format": 1,`, `format": 0,`, "version is not a number"},
+		{`format": 2,`, `format": 3,`, "version 3 of the format, this program reads up to 2: use the tinyrunner"},
+		{`format": 2,`, `format": 0,`, "version is not a number"},
 		{`"checkpoint"`, `"chequepoint"`, `kind "chequepoint" is not known`},
 		{`"path": "MANIFEST-000002"`, `"path": "../MANIFEST"`, "would leave its directory"},
 		{`"path": "MANIFEST-000002"`, `"path": "/etc/passwd"`, "would leave its directory"},
@@ -84,7 +95,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{`"path": "pipeline.pb"`, `"path": "../pipeline.pb"`, "would leave its directory"},
 		{`"role": "state"`, `"role": "pipeline"`, `has the role "pipeline"`},
 		{`"size": 5`, `"size": -5`, "has the size -5"},
-		{`"size": 5`, `"size": 9223372036854775807`, "more than 2^63"},
+		{"state\",\n   \"size\": 8", "state\",\n   \"size\": 9223372036854775807", "more than 2^63"},
 		{`"size": 5`, `"size": 6`, "its files have"},
 		{`"seq": 7`, `"seq": 0`, "do not fit together"},
 		{`"seq": 7`, `"seq": 1e99`, "decode"},
@@ -94,6 +105,13 @@ func TestDecodeRefuses(t *testing.T) {
 		{`"slots": 4`, `"slots": -4`, "negative"},
 		{`"object": "files/`, `"object": "../files/`, "cannot be the object"},
 		{`"object": "files/`, `"object": "log/`, "cannot be the object"},
+		{`"offset": 5`, `"offset": -5`, "cannot be at -5 of an object of 13"},
+		{`"offset": 5`, `"offset": 6`, "cannot be at 6 of an object of 13"},
+		{`"offset": 5`, `"offset": 9223372036854775807`, "cannot be at 9223372036854775807"},
+		{"\n   \"pack\": 13", "\n   \"pack\": 0", "cannot be the object"},
+		{"\n   \"pack\": 13", "\n   \"pack\": -1", "cannot be at 0 of an object of -1"},
+		{"\n   \"pack\": 13", "\n   \"pack\": 4", "cannot be at 0 of an object of 4"},
+		{`"sha256": "f7e2`, `"sha256": "g7e2`, "has the hash"},
 		{`"attempt": "`, `"attempt": "a-`, "attempt id"},
 		{`"job": "`, `"job": "../`, "job identity"},
 		{`"job_name": "`, `"job_name": "` + strings.Repeat("x", 5000), "at most 4096"},
@@ -102,7 +120,7 @@ func TestDecodeRefuses(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s -> %.50s: %v, want %s", c.old, c.new, err, c.want)
 		}
-		if newer := strings.Contains(c.want, "version 2"); newer != errors.As(err, new(*NewerError)) {
+		if newer := strings.Contains(c.want, "version 3"); newer != errors.As(err, new(*NewerError)) {
 			t.Errorf("%s -> %s: %v", c.old, c.new, err)
 		}
 	}
@@ -122,7 +140,7 @@ func TestNewer(t *testing.T) {
 	s := claim(t, b, Record{})
 	m := save(t, s, 1, tree{"a": "1"})
 	name := s.log.dir + logName(m.Seq)
-	b.objects[name] = resealed(t, b.objects[name], `format": 1,`, `format": 2,`)
+	b.objects[name] = resealed(t, b.objects[name], `format": 2,`, `format": 3,`)
 	if _, err := Claim(t.Context(), testConfig(b), Record{}); !errors.As(err, new(*NewerError)) {
 		t.Error(err)
 	}

@@ -23,6 +23,9 @@
 // random attempt id, so no two owners ever write one name, and a name that was planned for deletion is never used again. A
 // checkpoint reuses a file only if the owner uploaded it itself, or the manifest it restored or published last names it.
 //
+// The small files of a checkpoint are uploaded as one object, a pack. It is deleted when no entry names any of them; when a
+// checkpoint needs little of a pack, it uploads that again.
+//
 // # Garbage
 //
 // What is to be deleted is written first, as a plan; then its author looks whether he still owns the job; then the entries
@@ -47,6 +50,7 @@
 //	store.go      Config, Store, candidates for a restore
 //	claim.go      Claim
 //	save.go       Save: hash, upload, publish
+//	pack.go       packs of small files: which, and how they are read
 //	index.go      what is known about files on the local disk
 //	restore.go    Restore, FetchJob
 //	plan.go       plans, written and carried out

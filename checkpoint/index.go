@@ -203,6 +203,11 @@ func upload(ctx context.Context, b objstore.Bucket, name string, f scanned, sha 
 	if err := b.Create(ctx, name, objstore.Hashed{ReaderAt: r, SHA256: sha}, f.info.Size()); err != nil && !errors.Is(err, objstore.ErrExists) {
 		return fmt.Errorf("upload %s: %w", f.path, err)
 	}
+	return f.unchanged(r)
+}
+
+// unchanged fails if the file, which is open as r, is not what it was.
+func (f scanned) unchanged(r *os.File) error {
 	info, err := r.Stat()
 	if err != nil {
 		return fmt.Errorf("upload %s: %w", f.path, err)

@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -23,11 +24,7 @@ const (
 // savepointName is the manifest of a savepoint; without it there is none.
 const savepointName = "savepoint"
 
-var (
-	jobFileName       = regexp.MustCompile(`^files/([0-9a-f]{2})/([0-9a-f]{64})-([0-9]{12})-([A-Z0-9]{12})$`)
-	savepointFileName = regexp.MustCompile(`^files/([0-9a-f]{2})/([0-9a-f]{64})-([A-Z0-9]{12})$`)
-	planFileName      = regexp.MustCompile(`^gc/([0-9]{12})-([0-9]{6,12})-([A-Z0-9]{12})$`)
-)
+var planFileName = regexp.MustCompile(`^gc/([0-9]{12})-([0-9]{6,12})-([A-Z0-9]{12})$`)
 
 func logName(seq int64) string { return logDir + pad(seq) }
 
@@ -54,12 +51,51 @@ func savepointFile(sha string, o Owner) string {
 
 // parseFile gives the number and the owner's tag in a name that fileName made.
 func parseFile(name string) (seq int64, tag string, ok bool) {
-	m := jobFileName.FindStringSubmatch(name)
-	if m == nil || m[1] != m[2][:2] {
+	_, rest, ok := parseContent(name)
+	number, tag, two := strings.Cut(rest, "-")
+	if !ok || !two || len(number) != seqDigits || !each(number, isDigit) || !validTag(tag) {
 		return 0, "", false
 	}
-	seq, err := strconv.ParseInt(m[3], 10, 64)
-	return seq, m[4], err == nil
+	seq, err := strconv.ParseInt(number, 10, 64)
+	return seq, tag, err == nil
+}
+
+// parseSavepointFile gives the hash in a name that savepointFile made.
+func parseSavepointFile(name string) (sha string, ok bool) {
+	sha, tag, ok := parseContent(name)
+	return sha, ok && validTag(tag)
+}
+
+// parseContent splits the name of a file into the hash of its content and what comes after. By hand: a manifest has thousands.
+func parseContent(name string) (sha, rest string, ok bool) {
+	const digits = 2 * sha256.Size
+	name, ok = strings.CutPrefix(name, filesDir)
+	if !ok || len(name) < len("xx/")+digits+len("-") {
+		return "", "", false
+	}
+	sha, rest = name[3:3+digits], name[3+digits:]
+	return sha, rest[1:], name[:3] == sha[:2]+"/" && rest[0] == '-' && validSHA(sha)
+}
+
+// validSHA says whether s is a SHA-256 as names have it.
+func validSHA(s string) bool {
+	return len(s) == 2*sha256.Size && each(s, func(c byte) bool { return isDigit(c) || 'a' <= c && c <= 'f' })
+}
+
+func validTag(s string) bool {
+	return len(s) == attemptTag && each(s, func(c byte) bool { return isDigit(c) || 'A' <= c && c <= 'Z' })
+}
+
+func isDigit(c byte) bool { return '0' <= c && c <= '9' }
+
+// each says whether all bytes of s are ok.
+func each(s string, ok func(c byte) bool) bool {
+	for i := range len(s) {
+		if !ok(s[i]) {
+			return false
+		}
+	}
+	return true
 }
 
 // planName names the n-th plan of an owner.

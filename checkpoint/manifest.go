@@ -16,7 +16,7 @@ import (
 )
 
 // Version is the newest version of the format that this package reads, and the one that it writes.
-const Version = 1
+const Version = 2
 
 // Kind says what an entry of the log, or another sealed object, is.
 type Kind string
@@ -88,7 +88,14 @@ type File struct {
 	Role   string `json:"role"`
 	Size   int64  `json:"size"` // bytes
 	SHA256 string `json:"sha256"`
-	Object string `json:"object"` // relative to the job's or the savepoint's directory in the store
+	Place
+}
+
+// Place says where in the store a content is.
+type Place struct {
+	Object string `json:"object"`           // relative to the job's or the savepoint's directory
+	Offset int64  `json:"offset,omitempty"` // bytes, in a pack
+	Pack   int64  `json:"pack,omitempty"`   // bytes of the object, which is a pack of several files; 0: it is the file alone
 }
 
 // Participant has something outside of the cut to make final once the checkpoint is complete.
@@ -247,14 +254,19 @@ func knownRole(r string) bool {
 	return r == RoleState || r == RolePipeline || r == RoleOptions || r == RoleArtifact
 }
 
-// validObject checks that the object's name is one that we would have given to this content.
+// validObject checks that the object's name is one that we would have given to this content, or to a pack with it.
 func validObject(f File, kind Kind) error {
-	re := jobFileName
+	sha, _, _ := parseContent(f.Object)
+	_, _, ok := parseFile(f.Object)
 	if kind == KindSavepoint {
-		re = savepointFileName
+		_, ok = parseSavepointFile(f.Object)
 	}
-	parts := re.FindStringSubmatch(f.Object)
-	if parts == nil || parts[1] != parts[2][:2] || parts[2] != f.SHA256 {
+	switch {
+	case !validSHA(f.SHA256):
+		return fmt.Errorf("file %s has the hash %.70q", f.Path, f.SHA256)
+	case f.Pack < 0 || f.Offset < 0 || f.Offset > 0 && f.Pack == 0 || f.Pack > 0 && f.Offset > f.Pack-f.Size:
+		return fmt.Errorf("file %s of %d bytes cannot be at %d of an object of %d", f.Path, f.Size, f.Offset, f.Pack)
+	case !ok || f.Pack == 0 && sha != f.SHA256:
 		return fmt.Errorf("file %s with the hash %.70q cannot be the object %.200q", f.Path, f.SHA256, f.Object)
 	}
 	return nil

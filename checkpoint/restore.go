@@ -124,25 +124,54 @@ func (r *restorer) fill(ctx context.Context, part string, files []File) error {
 	for _, f := range files {
 		r.total += f.Size
 	}
+	missing, err := r.fillLocally(ctx, part, files)
+	if err != nil {
+		return err
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(r.parallel)
+	for _, n := range runs(missing) {
+		g.Go(func() error { return r.download(gctx, n, part) })
+	}
+	return g.Wait()
+}
+
+// fillLocally takes from the local disk what is there, and gives the rest.
+func (r *restorer) fillLocally(ctx context.Context, part string, files []File) (missing []File, err error) {
 	known, trusted := readIndex(r.local.Dir)
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(r.parallel)
 	for _, f := range files {
+		to := within(part, f)
+		if err := os.MkdirAll(filepath.Dir(to), 0o777); err != nil {
+			return nil, errors.Join(err, g.Wait())
+		}
+		h, ok := known[f.Path]
+		if !ok || h.SHA256 != f.SHA256 || h.Size != f.Size {
+			r.miss(&missing, f)
+			continue
+		}
 		g.Go(func() error {
-			to := filepath.Join(part, filepath.FromSlash(f.Path)) // stays in it: ValidPath
-			if err := os.MkdirAll(filepath.Dir(to), 0o777); err != nil {
-				return err
-			}
-			if h, ok := known[f.Path]; !ok || h.SHA256 != f.SHA256 || h.Size != f.Size || !r.reuse(gctx, f, h, trusted, to) {
-				if err := r.download(gctx, f, to); err != nil {
-					return err
-				}
+			if !r.reuse(gctx, f, h, trusted, to) {
+				r.miss(&missing, f)
+				return nil
 			}
 			return r.note(f, to)
 		})
 	}
-	return g.Wait()
+	err = g.Wait()
+	return missing, err
 }
+
+// miss adds a file to those that must be downloaded.
+func (r *restorer) miss(missing *[]File, f File) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	*missing = append(*missing, f)
+}
+
+// within gives the place of a file in a directory, which it does not leave: ValidPath.
+func within(dir string, f File) string { return filepath.Join(dir, filepath.FromSlash(f.Path)) }
 
 // note keeps what the next Save can use.
 func (r *restorer) note(f File, local string) error {
@@ -186,18 +215,46 @@ func (r *restorer) reuse(ctx context.Context, f File, h hashed, trusted bool, to
 	return r.receive(ctx, f, src, to) == nil
 }
 
-// download brings a file from the store.
-func (r *restorer) download(ctx context.Context, f File, to string) error {
-	name := r.root + f.Object
-	src, err := r.bucket.Open(ctx, name, 0, f.Size+1) // one more than there should be
+// download brings files from the store.
+func (r *restorer) download(ctx context.Context, n run, part string) error {
+	size := n.end() - n.from
+	if n.end() == n.size {
+		size++ // one more than there should be
+	}
+	src, err := r.bucket.Open(ctx, r.root+n.object, n.from, size)
 	if errors.Is(err, objstore.ErrNotExist) {
-		return r.corrupt(f, err)
+		return r.corrupt(n.files[0], err)
 	}
 	if err != nil {
-		return fmt.Errorf("download %s: %w", f.Path, err)
+		return fmt.Errorf("download %s: %w", n.files[0].Path, err)
 	}
-	err = r.receive(ctx, f, src, to)
-	return errors.Join(err, src.Close())
+	return errors.Join(r.receiveAll(ctx, n, src, part), src.Close())
+}
+
+// receiveAll writes the files of a run, and looks whether the object ends where it should.
+func (r *restorer) receiveAll(ctx context.Context, n run, src io.Reader, part string) error {
+	at := n.from
+	for _, f := range n.files {
+		if _, err := io.CopyN(io.Discard, src, f.Offset-at); err != nil && !errors.Is(err, io.EOF) {
+			return fmt.Errorf("download %s: %w", f.Path, err)
+		}
+		at = f.Offset + f.Size
+		to := within(part, f)
+		if err := r.receive(ctx, f, io.LimitReader(src, f.Size), to); err != nil {
+			return err
+		}
+		if err := r.note(f, to); err != nil {
+			return err
+		}
+	}
+	last := n.files[len(n.files)-1]
+	switch more, err := io.CopyN(io.Discard, src, 1); {
+	case more > 0:
+		return r.corrupt(last, fmt.Errorf("the object has more than %d bytes", n.size))
+	case !errors.Is(err, io.EOF):
+		return fmt.Errorf("download %s: %w", last.Path, err)
+	}
+	return nil
 }
 
 // receive writes a file and verifies it. After an error nothing is left of it.
@@ -218,7 +275,7 @@ func (r *restorer) receive(ctx context.Context, f File, src io.Reader, to string
 	switch {
 	case err != nil:
 	case n != f.Size:
-		err = r.corrupt(f, fmt.Errorf("it has %d bytes or more, should have %d", n, f.Size))
+		err = r.corrupt(f, fmt.Errorf("it has %d bytes, should have %d", n, f.Size))
 	case sha != f.SHA256:
 		err = r.corrupt(f, fmt.Errorf("its hash is %s, should be %s", sha, f.SHA256))
 	}

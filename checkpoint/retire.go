@@ -71,8 +71,8 @@ func (s *Store) take(keep map[int64]bool) ([]int64, []string) {
 			delete(s.uploads, name)
 		}
 	}
-	for sha, name := range s.ready {
-		if _, ok := s.uploads[name]; !ok {
+	for sha, at := range s.ready {
+		if _, ok := s.uploads[at.Object]; !ok {
 			delete(s.ready, sha)
 		}
 	}

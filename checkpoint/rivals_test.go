@@ -202,7 +202,7 @@ func (w *world) whole(why string) {
 	if w.newest == nil {
 		return
 	}
-	for _, f := range append(slices.Concat(w.newest.Files, w.newest.JobFiles), File{Object: logName(w.newest.Seq)}) {
+	for _, f := range append(slices.Concat(w.newest.Files, w.newest.JobFiles), File{Place: Place{Object: logName(w.newest.Seq)}}) {
 		if _, ok := w.bucket.objects[w.dir+f.Object]; !ok {
 			w.failf("after %s the newest checkpoint, entry %d, lacks %s", why, w.newest.Seq, f.Object)
 		}

@@ -31,7 +31,7 @@ type Stats struct {
 	Files    int   // in the cut
 	Bytes    int64 // in the cut
 	Hashed   int64 // bytes that were read because their hash was not known
-	Uploads  int   // files
+	Uploads  int   // objects
 	Uploaded int64 // bytes
 
 	Hash    time.Duration
@@ -85,11 +85,18 @@ func (s *Store) save(ctx context.Context, cut Cut, progress func(done, total int
 				return err
 			}
 			hashes[i] = h
-			m.Files[i], err = s.store(gctx, f, h.SHA256, m.Seq, known, t)
+			m.Files[i] = File{Path: f.path, Role: RoleState, Size: f.info.Size(), SHA256: h.SHA256}
+			if f.info.Size() >= smallFile {
+				m.Files[i].Place, err = s.store(gctx, f, h.SHA256, m.Seq, known, t)
+			}
 			return err
 		})
 	}
-	if err := g.Wait(); err != nil {
+	err = g.Wait()
+	if err == nil {
+		err = s.storeSmall(ctx, found, m.Files, m.Seq, known, t)
+	}
+	if err != nil {
 		return nil, t.stats, err
 	}
 	s.remember(cut.Dir, hashes)
@@ -118,15 +125,15 @@ func (s *Store) previous() []int64 {
 	return slices.Clone(s.line[:min(len(s.line), s.cfg.Retain-1)])
 }
 
-// contents gives the objects of a manifest by hash.
-func contents(m *Manifest) map[string]string {
-	objects := make(map[string]string)
+// contents gives the places of a manifest's files by hash.
+func contents(m *Manifest) map[string]Place {
+	places := make(map[string]Place)
 	if m != nil {
 		for _, f := range m.Files {
-			objects[f.SHA256] = f.Object
+			places[f.SHA256] = f.Place
 		}
 	}
-	return objects
+	return places
 }
 
 // hash gives the hash of a file, which is known if it is immutable and was seen before.
@@ -145,30 +152,41 @@ func (s *Store) hash(ctx context.Context, f scanned, t *transfer) (hashed, error
 	return hashed{Path: f.path, Size: f.info.Size(), Nanos: f.info.ModTime().UnixNano(), SHA256: sha, info: f.info}, err
 }
 
-// store gives the object that has the file's content: one that known names, or one of ours, or a new one.
-func (s *Store) store(ctx context.Context, f scanned, sha string, seq int64, known map[string]string, t *transfer) (File, error) {
-	file := File{Path: f.path, Role: RoleState, Size: f.info.Size(), SHA256: sha, Object: known[sha]}
+// place gives where a content is already, where known says or where we have uploaded it, unless that is in a thin pack.
+func (s *Store) place(sha string, known map[string]Place, thin map[string]bool) (Place, bool) {
+	if at, ok := known[sha]; ok && !thin[at.Object] {
+		return at, true
+	}
 	s.mu.Lock()
-	if file.Object == "" {
-		file.Object = s.ready[sha]
+	defer s.mu.Unlock()
+	at, ok := s.ready[sha]
+	return at, ok && !thin[at.Object]
+}
+
+// store gives the object that has the file's content, which is there already, or a new one.
+func (s *Store) store(ctx context.Context, f scanned, sha string, seq int64, known map[string]Place, t *transfer) (Place, error) {
+	if at, ok := s.place(sha, known, nil); ok {
+		t.done(f.info.Size(), false, 0)
+		return at, nil
 	}
-	if file.Object != "" {
-		s.mu.Unlock()
-		t.done(file.Size, false, 0)
-		return file, nil
-	}
-	file.Object = fileName(sha, seq, s.cfg.Owner)
-	s.uploads[file.Object] = seq
+	return s.storeNew(ctx, f, sha, seq, t)
+}
+
+// storeNew uploads a file as an object of its own.
+func (s *Store) storeNew(ctx context.Context, f scanned, sha string, seq int64, t *transfer) (Place, error) {
+	at := Place{Object: fileName(sha, seq, s.cfg.Owner)}
+	s.mu.Lock()
+	s.uploads[at.Object] = seq
 	s.mu.Unlock()
 	begin := time.Now()
-	if err := upload(ctx, s.cfg.Bucket, s.log.dir+file.Object, f, sha); err != nil {
-		return File{}, err
+	if err := upload(ctx, s.cfg.Bucket, s.log.dir+at.Object, f, sha); err != nil {
+		return Place{}, err
 	}
 	s.mu.Lock()
-	s.ready[sha] = file.Object
+	s.ready[sha] = at
 	s.mu.Unlock()
-	t.done(file.Size, true, time.Since(begin))
-	return file, nil
+	t.done(f.info.Size(), true, time.Since(begin))
+	return at, nil
 }
 
 // remember keeps the hashes for the next Save, and for the next process that finds the cut on its disk.
@@ -204,8 +222,8 @@ func (s *Store) uploadJob(ctx context.Context, files []JobFile, m *Manifest) ([]
 			if err != nil {
 				return err
 			}
-			out[i], err = s.store(gctx, f, sha, m.Seq, known, t)
-			out[i].Role = files[i].Role
+			at, err := s.store(gctx, f, sha, m.Seq, known, t)
+			out[i] = File{Path: f.path, Role: files[i].Role, Size: f.info.Size(), SHA256: sha, Place: at}
 			return err
 		})
 	}

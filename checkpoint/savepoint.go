@@ -140,7 +140,7 @@ func (w *savepointWriter) store(ctx context.Context, f scanned, role string) (Fi
 		return File{}, err
 	}
 	w.t.hashed(f.info.Size(), time.Since(begin))
-	file := File{Path: f.path, Role: role, Size: f.info.Size(), SHA256: sha, Object: savepointFile(sha, w.cfg.Owner)}
+	file := File{Path: f.path, Role: role, Size: f.info.Size(), SHA256: sha, Place: Place{Object: savepointFile(sha, w.cfg.Owner)}}
 	w.t.mu.Lock()
 	w.made[file.Object] = true
 	w.t.mu.Unlock()
@@ -263,7 +263,7 @@ func DisposeSavepoint(ctx context.Context, cfg SavepointConfig) error {
 		}
 		name := o.Name[len(dir):]
 		there = there || name == savepointName
-		if savepointFileName.MatchString(name) {
+		if _, ok := parseSavepointFile(name); ok {
 			names = append(names, o.Name)
 		}
 	}

@@ -116,7 +116,7 @@ type Store struct {
 	written  map[string]plan   // ours that are not known to be carried out, written or not
 	nextPlan int               // number of our next plan
 	uploads  map[string]int64  // objects that we have created, or tried to: the entry they were for
-	ready    map[string]string // hash of content -> our object that has it
+	ready    map[string]Place  // hash of content -> where we have uploaded it
 	index    map[string]hashed // what is known about local files, by path in the cut
 	pending  *pending          // an entry of which nobody knows whether it was published
 	stopped  error             // FencedError or ErrEnded: nothing may be changed any more
