@@ -456,7 +456,7 @@ type txnSink struct {
 	newest  int                    // slot of the newest committed transaction; -1: none
 	current *txnInterval
 	staged  *txnStaged // the last one
-	waiting bool // a Prepared is neither committed nor aborted
+	waiting bool       // a Prepared is neither committed nor aborted
 	closed  bool
 	lost    error
 }

@@ -262,6 +262,20 @@ func (e *emission) finish() (err error) {
 	return nil
 }
 
+// minTimestamp is the least of all elements, coder.MaxTimestamp if there are none.
+func (e *emission) minTimestamp() int64 {
+	least := coder.MaxTimestamp
+	for _, b := range e.plainBlocks {
+		least = min(least, b.MinTimestamp())
+	}
+	for _, blocks := range e.slotBlocks {
+		for _, b := range blocks {
+			least = min(least, b.MinTimestamp())
+		}
+	}
+	return least
+}
+
 // deliver appends the blocks to the queues of the consumers. REQUIRES: execution.mu.
 func (e *emission) deliver() {
 	if e.truncated != nil {

@@ -137,6 +137,7 @@ func (x *execution) commit(w *work) error {
 	x.cut.RLock()
 	defer x.cut.RUnlock()
 	if w.tx != nil {
+		w.holdEmitted(emitted)
 		if err := w.tx.Commit(); err != nil {
 			for _, r := range residuals {
 				r.block.Release()
@@ -164,6 +165,22 @@ func (x *execution) commit(w *work) error {
 		}
 	}
 	return nil
+}
+
+// holdEmitted keeps the stage's output watermark from passing what is emitted, from before the state's holds go until it is
+// delivered: an element that completes a pane releases the hold of the pane's first one.
+func (w *work) holdEmitted(emitted []*emission) {
+	if !w.stage.hasOwner {
+		return
+	}
+	least := coder.MaxTimestamp
+	for _, e := range emitted {
+		least = min(least, e.minTimestamp())
+	}
+	x := w.stage.x
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	w.hold = min(w.hold, least)
 }
 
 // count adds the bundle's metrics to the job's.
