@@ -35,11 +35,15 @@ type Config struct {
 	Slots int
 	// MaxParallelism is the number of key groups. It can never change for a job with state. Default 128, as Flink's.
 	MaxParallelism int
-	// MaxBundleElements, MaxBundleBytes and MaxBundleTime bound a bundle; those of a stream are made to end in 100 ms. A bundle of
-	// an unbounded splittable DoFn is checkpointed when MaxBundleTime has passed. Defaults: 50,000 elements, 4 MiB, 500 ms.
+	// MaxBundleElements, MaxBundleBytes and MaxBundleTime bound a bundle. A bundle of an unbounded splittable DoFn is checkpointed
+	// when MaxBundleTime has passed. Defaults: 50,000 elements, 4 MiB, 500 ms.
 	MaxBundleElements int
 	MaxBundleBytes    int64
 	MaxBundleTime     time.Duration
+	// StreamBundleTime is how long a bundle of a stream runs, if it can: long enough for what a bundle costs, and no longer,
+	// because it is input that a checkpoint has to save until it ends. Default 100 ms, which is for harnesses: a bundle costs
+	// 1 to 2 ms in Python's.
+	StreamBundleTime time.Duration
 	// Sources and Sinks are the runner-native transforms by URN.
 	Sources map[string]native.SourceFactory
 	Sinks   map[string]native.SinkFactory
@@ -78,6 +82,9 @@ func (c *Config) Validate() error {
 	}
 	if c.MaxBundleTime == 0 {
 		c.MaxBundleTime = 500 * time.Millisecond
+	}
+	if c.StreamBundleTime == 0 {
+		c.StreamBundleTime = 100 * time.Millisecond
 	}
 	if c.Checkpoints != nil {
 		if c.Checkpoints.Bucket == nil || c.Checkpoints.Interval < 0 {

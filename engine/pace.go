@@ -12,9 +12,6 @@ const (
 	// streamBytes is how much of a stream a native stage takes at once, and a bundle of user code before it is known how long that
 	// takes; the bound of its elements is then the tighter one, mostly.
 	streamBytes = 512 << 10
-	// bundleTarget is how long a bundle of a stream runs, if it can: long enough for what a bundle costs in any SDK (1 to 2 ms in
-	// Python's), and no longer, because it is input that a checkpoint has to save until it ends.
-	bundleTarget = 100 * time.Millisecond
 )
 
 // pace chooses how many elements and bytes of a stream a bundle takes, so that it ends in half to all of the target's time.

@@ -37,7 +37,7 @@ func newUserOp(s *stage) (operator, error) {
 		s: s, generation: make([]int, max(s.x.cfg.Slots, unboundedBundles)), domains: make(map[string]state.Domain),
 		limit: s.x.cfg.MaxBundleElements,
 	}
-	target := min(bundleTarget, s.x.cfg.MaxBundleTime)
+	target := min(s.x.cfg.StreamBundleTime, s.x.cfg.MaxBundleTime)
 	o.pace = newPace(o.limit, s.x.cfg.MaxBundleBytes, target)
 	o.timerPace = newPace(maxTimers, 0, target)
 	states, err := s.userStates()

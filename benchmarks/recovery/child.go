@@ -145,6 +145,9 @@ func (o *options) runChild(ctx context.Context) (err error) {
 		Engine: func(cfg *engine.Config) {
 			cfg.Sources = map[string]native.SourceFactory{newest.SourceURN: openUpdates(o.keys, o.value, &c.limit)}
 			cfg.Sinks = map[string]native.SinkFactory{newest.SinkURN: func(context.Context, native.SinkConfig) (native.Sink, error) { return counter{&c.done}, nil }}
+			if o.harness != "" {
+				cfg.StreamBundleTime = 0 // the default is for harnesses
+			}
 			cfg.Checkpoints = &engine.CheckpointConfig{Bucket: bucket, Location: o.checkpoints, Interval: 24 * time.Hour}
 		},
 	})

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -65,6 +66,8 @@ func NewCluster(o Options) (c *Cluster, err error) {
 		Sources: map[string]native.SourceFactory{kafka.ReadURN: kafka.OpenSource},
 		Sinks:   map[string]native.SinkFactory{kafka.WriteURN: kafka.OpenSink},
 		Logger:  o.Logger,
+		// A bundle of functions that are linked in costs little, and what runs is in each checkpoint.
+		StreamBundleTime: 20 * time.Millisecond,
 	}
 	if o.Engine != nil {
 		o.Engine(&cfg)
