@@ -35,8 +35,7 @@ const (
 // storeSmall gives the small files their places: where they are already, or in new packs. The others have theirs.
 func (s *Store) storeSmall(ctx context.Context, found []scanned, files []File, seq int64, known map[string]Place, t *transfer) error {
 	thin := thinPacks(files, known)
-	var packs [][]int // of indexes
-	room := int64(0)
+	var missing []int
 	for i := range files {
 		f := &files[i]
 		if f.Size >= smallFile {
@@ -47,18 +46,38 @@ func (s *Store) storeSmall(ctx context.Context, found []scanned, files []File, s
 			t.done(f.Size, false, 0)
 			continue
 		}
-		if room -= f.Size; len(packs) == 0 || room < 0 {
+		missing = append(missing, i)
+	}
+	return eachPack(ctx, s.cfg.Parallel, missing, files, func(ctx context.Context, members []int, buf []byte) error {
+		return s.storePack(ctx, members, found, files, seq, buf, t)
+	})
+}
+
+// eachPack calls store for the members of each pack, several at once: indexes of files, and memory for them.
+func eachPack(ctx context.Context, parallel int, which []int, files []File, store func(ctx context.Context, members []int, buf []byte) error) error {
+	var packs [][]int
+	room := int64(0)
+	for _, i := range which {
+		if room -= files[i].Size; len(packs) == 0 || room < 0 {
 			packs = append(packs, nil)
-			room = packSize - f.Size
+			room = packSize - files[i].Size
 		}
 		last := &packs[len(packs)-1]
 		*last = append(*last, i)
 	}
 	var buffers sync.Pool
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(s.cfg.Parallel)
+	g.SetLimit(parallel)
 	for _, members := range packs {
-		g.Go(func() error { return s.storePack(gctx, members, found, files, seq, &buffers, t) })
+		g.Go(func() error {
+			buf, ok := buffers.Get().(*[]byte)
+			if !ok {
+				made := make([]byte, 0, packSize)
+				buf = &made
+			}
+			defer buffers.Put(buf)
+			return store(gctx, members, *buf)
+		})
 	}
 	return g.Wait()
 }
@@ -90,7 +109,7 @@ func sizes(files []File) map[string]int64 {
 }
 
 // storePack uploads files as one object. A file alone is an object of its own.
-func (s *Store) storePack(ctx context.Context, members []int, found []scanned, files []File, seq int64, buffers *sync.Pool, t *transfer) error {
+func (s *Store) storePack(ctx context.Context, members []int, found []scanned, files []File, seq int64, buf []byte, t *transfer) error {
 	if len(members) == 1 {
 		i := members[0]
 		at, err := s.storeNew(ctx, found[i], files[i].SHA256, seq, t)
@@ -98,37 +117,50 @@ func (s *Store) storePack(ctx context.Context, members []int, found []scanned, f
 		return err
 	}
 	begin := time.Now()
-	buf, ok := buffers.Get().(*[]byte)
-	if !ok {
-		made := make([]byte, 0, packSize)
-		buf = &made
+	pack, sha, err := readPack(buf, members, found, files)
+	if err != nil {
+		return err
 	}
-	defer buffers.Put(buf)
-	pack := (*buf)[:0]
-	for _, i := range members {
-		var err error
-		files[i].Offset = int64(len(pack))
-		if pack, err = appendFile(pack, found[i]); err != nil {
-			return err
-		}
-	}
-	sum := sha256.Sum256(pack)
-	sha := hex.EncodeToString(sum[:])
 	name := fileName(sha, seq, s.cfg.Owner)
 	s.mu.Lock()
 	s.uploads[name] = seq
 	s.mu.Unlock()
-	err := s.cfg.Bucket.Create(ctx, s.log.dir+name, objstore.Hashed{ReaderAt: bytes.NewReader(pack), SHA256: sha}, int64(len(pack)))
-	if err != nil && !errors.Is(err, objstore.ErrExists) { // it may exist from an earlier try
-		return fmt.Errorf("upload %s and %d other files: %w", files[members[0]].Path, len(members)-1, err)
+	if err := uploadPack(ctx, s.cfg.Bucket, s.log.dir+name, pack, sha); err != nil {
+		return err
 	}
 	s.mu.Lock()
 	for _, i := range members {
-		files[i].Object, files[i].Pack = name, int64(len(pack))
+		files[i].Object = name
 		s.ready[files[i].SHA256] = files[i].Place
 	}
 	s.mu.Unlock()
 	t.done(int64(len(pack)), true, time.Since(begin))
+	return nil
+}
+
+// readPack reads files one behind the other and gives them the places they have in the pack, but for its name; and the pack's
+// hash.
+func readPack(buf []byte, members []int, found []scanned, files []File) (pack []byte, sha string, err error) {
+	pack = buf[:0]
+	for _, i := range members {
+		files[i].Offset = int64(len(pack))
+		if pack, err = appendFile(pack, found[i]); err != nil {
+			return nil, "", err
+		}
+	}
+	for _, i := range members {
+		files[i].Pack = int64(len(pack))
+	}
+	sum := sha256.Sum256(pack)
+	return pack, hex.EncodeToString(sum[:]), nil
+}
+
+// uploadPack creates the object of a pack, which may exist from an earlier try.
+func uploadPack(ctx context.Context, b objstore.Bucket, name string, pack []byte, sha string) error {
+	err := b.Create(ctx, name, objstore.Hashed{ReaderAt: bytes.NewReader(pack), SHA256: sha}, int64(len(pack)))
+	if err != nil && !errors.Is(err, objstore.ErrExists) {
+		return fmt.Errorf("upload small files: %w", err)
+	}
 	return nil
 }
 

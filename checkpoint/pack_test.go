@@ -108,6 +108,7 @@ func TestPacksComeAndGo(t *testing.T) {
 				check(t, err)
 				sameTree(t, readTree(t, to), kept[c.Manifest.ID])
 			}
+			checkPackedSavepoint(t, cut, files)
 			s = claim(t, b, Record{}) // who knows packs from the manifest only
 			check(t, s.Restore(t.Context(), list[0].Manifest, filepath.Join(t.TempDir(), "to"), Local{}, nil))
 			check(t, s.Sweep(t.Context()))
@@ -121,6 +122,28 @@ func TestPacksComeAndGo(t *testing.T) {
 	}
 	if objects > 40*6 {
 		t.Errorf("%d objects in 40 checkpoints", objects)
+	}
+}
+
+// checkPackedSavepoint writes a savepoint of a cut, restores it, and removes it.
+func checkPackedSavepoint(t *testing.T, cut Cut, want tree) {
+	t.Helper()
+	b := newMemory()
+	cfg := SavepointConfig{Bucket: b, Prefix: "save", Owner: NewOwner(began)}
+	m, stats, err := WriteSavepoint(t.Context(), cfg, record(t, "p"), cut, nil)
+	check(t, err)
+	large := len(slices.DeleteFunc(slices.Clone(m.Files), func(f File) bool { return f.Size < smallFile }))
+	if most := large + len(m.JobFiles) + 1 + int(m.Bytes/(packSize-smallFile)); stats.Uploads > most {
+		t.Errorf("%d objects for %d files, %d large: want at most %d", stats.Uploads, len(m.Files), large, most)
+	}
+	p, err := OpenSavepoint(t.Context(), cfg)
+	check(t, err)
+	to := filepath.Join(t.TempDir(), "to")
+	check(t, p.Restore(t.Context(), to, nil))
+	sameTree(t, readTree(t, to), want)
+	check(t, DisposeSavepoint(t.Context(), cfg))
+	if left := b.names(""); len(left) > 0 {
+		t.Errorf("left %v", left)
 	}
 }
 

@@ -109,19 +109,35 @@ func (w *savepointWriter) write(ctx context.Context, m *Manifest, state, own []s
 	m.Files, m.JobFiles = make([]File, len(state)), make([]File, len(own))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(w.cfg.Parallel)
+	var small []int
 	for i, f := range state {
+		if f.info.Size() < smallFile {
+			small = append(small, i)
+		}
 		g.Go(func() (err error) {
-			m.Files[i], err = w.store(gctx, f, RoleState)
+			m.Files[i], err = w.hash(gctx, f, RoleState)
+			if err == nil && f.info.Size() >= smallFile {
+				err = w.store(gctx, f, &m.Files[i])
+			}
 			return err
 		})
 	}
 	for i, f := range own {
 		g.Go(func() (err error) {
-			m.JobFiles[i], err = w.store(gctx, f, rec.Files[i].Role)
+			m.JobFiles[i], err = w.hash(gctx, f, rec.Files[i].Role)
+			if err == nil {
+				err = w.store(gctx, f, &m.JobFiles[i])
+			}
 			return err
 		})
 	}
 	if err := g.Wait(); err != nil {
+		return err
+	}
+	err := eachPack(ctx, w.cfg.Parallel, small, m.Files, func(ctx context.Context, members []int, buf []byte) error {
+		return w.storePack(ctx, members, state, m.Files, buf)
+	})
+	if err != nil {
 		return err
 	}
 	for _, f := range m.Files {
@@ -133,23 +149,56 @@ func (w *savepointWriter) write(ctx context.Context, m *Manifest, state, own []s
 	return w.publish(ctx, m)
 }
 
-func (w *savepointWriter) store(ctx context.Context, f scanned, role string) (File, error) {
+// hash gives a file that has no place yet.
+func (w *savepointWriter) hash(ctx context.Context, f scanned, role string) (File, error) {
 	begin := time.Now()
 	sha, err := hashFile(ctx, f.local, f.info.Size())
 	if err != nil {
 		return File{}, err
 	}
 	w.t.hashed(f.info.Size(), time.Since(begin))
-	file := File{Path: f.path, Role: role, Size: f.info.Size(), SHA256: sha, Place: Place{Object: savepointFile(sha, w.cfg.Owner)}}
+	return File{Path: f.path, Role: role, Size: f.info.Size(), SHA256: sha}, nil
+}
+
+// name gives the object of a content, which is now ours to remove.
+func (w *savepointWriter) name(sha string) string {
+	object := savepointFile(sha, w.cfg.Owner)
 	w.t.mu.Lock()
-	w.made[file.Object] = true
-	w.t.mu.Unlock()
-	begin = time.Now()
-	if err := upload(ctx, w.cfg.Bucket, root(w.cfg.Prefix)+file.Object, f, sha); err != nil {
-		return File{}, err
+	defer w.t.mu.Unlock()
+	w.made[object] = true
+	return object
+}
+
+// store uploads a file as an object of its own.
+func (w *savepointWriter) store(ctx context.Context, f scanned, file *File) error {
+	begin := time.Now()
+	file.Object = w.name(file.SHA256)
+	if err := upload(ctx, w.cfg.Bucket, root(w.cfg.Prefix)+file.Object, f, file.SHA256); err != nil {
+		return err
 	}
 	w.t.done(file.Size, true, time.Since(begin))
-	return file, nil
+	return nil
+}
+
+// storePack uploads files as one object. A file alone is an object of its own.
+func (w *savepointWriter) storePack(ctx context.Context, members []int, found []scanned, files []File, buf []byte) error {
+	if i := members[0]; len(members) == 1 {
+		return w.store(ctx, found[i], &files[i])
+	}
+	begin := time.Now()
+	pack, sha, err := readPack(buf, members, found, files)
+	if err != nil {
+		return err
+	}
+	name := w.name(sha)
+	if err := uploadPack(ctx, w.cfg.Bucket, root(w.cfg.Prefix)+name, pack, sha); err != nil {
+		return err
+	}
+	for _, i := range members {
+		files[i].Object = name
+	}
+	w.t.done(int64(len(pack)), true, time.Since(begin))
+	return nil
 }
 
 // publish creates the manifest. When the answer is lost, it looks.

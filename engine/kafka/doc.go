@@ -14,6 +14,13 @@
 // not move before a restart, which spreads all of it anew. Positions carry the id of their topic, so that a topic that was
 // made anew is not read on in the middle.
 //
+// # Order
+//
+// Records of a partition reach the first stage behind the source in their order, and what a keyed stage or a source emits for a
+// key is written in that order, if the sink comes next, or functions that are fused with the stage do. Functions without state in a stage
+// of their own are another matter: as the model has it, their bundles run side by side, and the next stage gets what is ready
+// first.
+//
 // # Exactly once
 //
 // In a job with checkpoints the sink is native.Transactional: the records between two cuts are one Kafka transaction, and

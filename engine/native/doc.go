@@ -7,8 +7,8 @@
 // outside system, says where to read on. So a source never has to undo anything: what was fetched and not committed is read
 // again by the source that is opened from the last position.
 //
-// A sink is a leaf of the plan. It is given whole blocks; when Write returns nil they are written for good, and their commit
-// takes them off the queue. A crash between the two writes them again: at least once. Exactly once needs a sink that is
+// A sink is a leaf of the plan. It is given whole blocks, bundle after bundle; when Wait returns nil a bundle is written for
+// good, and its commit takes it off the queue. A crash between the two writes them again: at least once. Exactly once needs a sink that is
 // Transactional: its records lie on the same side of a checkpoint's cut as the bundle that wrote them, and become visible
 // when the checkpoint is durable.
 package native
