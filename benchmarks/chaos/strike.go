@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-
 	"time"
 )
 
@@ -53,16 +52,13 @@ func (c *chaos) strike(ctx context.Context, f fault) error {
 		c.s3.kill(between(c.rand, 0, mostDown))
 		c.result.S3Kills++
 	case broker:
-		if !c.brokers.TryGo(func() error {
+		c.brokers.Go(func() error { // not before it has come back from the kill before
 			c.broker.Kill()
 			if err := c.broker.Restart(context.WithoutCancel(ctx)); err != nil {
 				return fmt.Errorf("restart broker: %w", err)
 			}
 			return nil
-		}) {
-			c.log.Warn("the broker is still being started: it is not killed now")
-			return nil
-		}
+		})
 		c.result.BrokerKills++
 	case runner:
 		return c.strikeRunner(ctx, f.aim)
