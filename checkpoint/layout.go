@@ -52,8 +52,16 @@ func savepointFile(sha string, o Owner) string {
 // parseFile gives the number and the owner's tag in a name that fileName made.
 func parseFile(name string) (seq int64, tag string, ok bool) {
 	_, rest, ok := parseContent(name)
+	if !ok {
+		return 0, "", false
+	}
+	return parseOrigin(rest)
+}
+
+// parseOrigin splits what comes after the hash in a name that fileName made.
+func parseOrigin(rest string) (seq int64, tag string, ok bool) {
 	number, tag, two := strings.Cut(rest, "-")
-	if !ok || !two || len(number) != seqDigits || !each(number, isDigit) || !validTag(tag) {
+	if !two || len(number) != seqDigits || !each(number, isDigit) || !validTag(tag) {
 		return 0, "", false
 	}
 	seq, err := strconv.ParseInt(number, 10, 64)

@@ -256,17 +256,17 @@ func knownRole(r string) bool {
 
 // validObject checks that the object's name is one that we would have given to this content, or to a pack with it.
 func validObject(f File, kind Kind) error {
-	sha, _, _ := parseContent(f.Object)
-	_, _, ok := parseFile(f.Object)
-	if kind == KindSavepoint {
-		_, ok = parseSavepointFile(f.Object)
+	sha, rest, ok := parseContent(f.Object)
+	named := validTag(rest)
+	if kind != KindSavepoint {
+		_, _, named = parseOrigin(rest)
 	}
 	switch {
 	case !validSHA(f.SHA256):
 		return fmt.Errorf("file %s has the hash %.70q", f.Path, f.SHA256)
 	case f.Pack < 0 || f.Offset < 0 || f.Offset > 0 && f.Pack == 0 || f.Pack > 0 && f.Offset > f.Pack-f.Size:
 		return fmt.Errorf("file %s of %d bytes cannot be at %d of an object of %d", f.Path, f.Size, f.Offset, f.Pack)
-	case !ok || f.Pack == 0 && sha != f.SHA256:
+	case !ok || !named || f.Pack == 0 && sha != f.SHA256:
 		return fmt.Errorf("file %s with the hash %.70q cannot be the object %.200q", f.Path, f.SHA256, f.Object)
 	}
 	return nil
